@@ -1,0 +1,1 @@
+"""What RL fine-tuning keeps, and how: plans, their prescription and their mechanics."""

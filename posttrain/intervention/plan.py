@@ -1,0 +1,291 @@
+"""What a learner is told to keep: interventions, and the plan they compose.
+
+An intervention is a frozen value and a function from plans to plans; a plan has one slot
+for each kind, and the default plan changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Protocol, TypeAlias
+
+Shape: TypeAlias = Literal["linear", "cosine"]
+Estimator: TypeAlias = Literal["k1", "k2", "k3", "exact"]
+Reference: TypeAlias = Literal["fixed", "synced", "reset"]
+TokenWeight: TypeAlias = Literal["none", "chord", "dft", "luffy"]
+Part: TypeAlias = Literal["policy", "critic", "head", "last_layers", "adapter", "optimizer"]
+How: TypeAlias = Literal["fresh", "shrink_perturb", "interpolate"]
+Gate: TypeAlias = Literal["none", "map"]
+Family: TypeAlias = Literal["minimal", "pi0-centric", "D-centric", "mixed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """A strength that changes with the step.
+
+    Climbs from 0 to `start` over the first `rise` steps, then moves from `start` to `end`
+    over the next `steps`, then stays at `end`. `end=None` means `start`: a constant.
+
+    >>> Ramp(1.0, 0.0, steps=10)(5)
+    0.5
+    >>> Ramp(0.2)(1_000)
+    0.2
+    """
+
+    start: float
+    end: float | None = None
+    steps: int = 0
+    shape: Shape = "linear"
+    rise: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("start", self.start), ("end", self.final)):
+            if not math.isfinite(value) or value < 0:
+                raise ValueError(f"Ramp.{name} must be a finite number >= 0, got {value!r}")
+        for name, count in (("steps", self.steps), ("rise", self.rise)):
+            if count < 0:
+                raise ValueError(f"Ramp.{name} must be >= 0, got {count!r}")
+        if self.final != self.start and self.steps == 0:
+            raise ValueError(
+                f"Ramp from {self.start} to {self.final} needs steps >= 1, got 0: "
+                "over how many steps should the strength change?"
+            )
+
+    @property
+    def final(self) -> float:
+        """The strength that is kept for ever."""
+        return self.start if self.end is None else self.end
+
+    @property
+    def peak(self) -> float:
+        """The largest strength at any step."""
+        return max(self.start, self.final)
+
+    def __call__(self, step: int) -> float:
+        """Strength at `step`, counted from 0."""
+        if step < self.rise:
+            return self.start * step / self.rise
+        if self.steps == 0 or step - self.rise >= self.steps:
+            return self.final
+        done = (step - self.rise) / self.steps
+        share = done if self.shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * done)
+        return self.start + (self.final - self.start) * share
+
+
+def ramp(strength: float | Ramp) -> Ramp:
+    """Read a plain number as a constant strength."""
+    return strength if isinstance(strength, Ramp) else Ramp(float(strength))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchor:
+    """Pull the policy towards a reference that starts as pi_0.
+
+    `term` is what is penalised: the KL to the reference, or the cloning loss on its actions.
+    `reference` stays `fixed`, is `synced` (mixed with the policy), or `reset` (replaced by it,
+    together with the optimizer; ProRL, arXiv 2505.24864) every `every` steps.
+    """
+
+    coefficient: float | Ramp = 0.05
+    term: Literal["kl", "bc"] = "kl"
+    estimator: Estimator = "k3"
+    reference: Reference = "fixed"
+    every: int = 0
+    kind: Literal["anchor"] = "anchor"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "coefficient", ramp(self.coefficient))
+        if (self.reference == "fixed") != (self.every == 0):
+            raise ValueError(
+                f"Anchor.every is how often the reference moves: 0 with reference='fixed', "
+                f">= 1 otherwise; got reference={self.reference!r}, every={self.every!r}"
+            )
+
+    def __call__(self, plan: Plan, /) -> Plan:
+        """Put this anchor into the plan's slot."""
+        return replace(plan, anchor=self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """Keep learning from the dataset.
+
+    `weight` multiplies an imitation loss on dataset batches, added to the RL loss with its own
+    normaliser. `share` is the part of every RL batch (of every group, for group-relative
+    methods) that is taken from the dataset. `token_weight` weighs the tokens of the imitation
+    loss; `gate="map"` keeps only units whose map says the demonstration is worth keeping.
+    """
+
+    weight: float | Ramp = 0.0
+    share: float | Ramp = 0.0
+    token_weight: TokenWeight = "none"
+    gate: Gate = "none"
+    kind: Literal["replay"] = "replay"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", ramp(self.weight))
+        object.__setattr__(self, "share", ramp(self.share))
+        if ramp(self.share).peak > 1:
+            raise ValueError(f"Replay.share must lie in [0, 1], got {self.share!r}")
+        if ramp(self.weight).peak == 0 and ramp(self.share).peak == 0:
+            raise ValueError("Replay needs a weight or a share above 0; both are 0")
+
+    def __call__(self, plan: Plan, /) -> Plan:
+        """Put this replay into the plan's slot."""
+        return replace(plan, replay=self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warmup:
+    """Let pi_0 act for `steps` learner steps before its weights move (WSRL, arXiv 2412.07762).
+
+    With a critic, the critic learns meanwhile. Without one, the optimizer's moments do.
+    """
+
+    steps: int = 10
+    kind: Literal["warmup"] = "warmup"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"Warmup.steps must be >= 1, got {self.steps!r}")
+
+    def __call__(self, plan: Plan, /) -> Plan:
+        """Put this warm-up into the plan's slot."""
+        return replace(plan, warmup=self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reset:
+    """Give up part of pi_0 before (`every=0`) or during RL, to regain plasticity.
+
+    `fresh` draws new weights. `shrink_perturb` keeps `keep` of each weight and adds `noise`
+    times a fresh draw (Ash and Adams, arXiv 1910.08475). `interpolate` moves to
+    `keep * policy + (1 - keep) * base` (LITI, arXiv 2406.16768).
+    """
+
+    parts: tuple[Part, ...] = ("policy",)
+    how: How = "fresh"
+    keep: float = 0.9
+    noise: float = 0.1
+    layers: int = 1
+    every: int = 0
+    kind: Literal["reset"] = "reset"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
+        if not self.parts:
+            raise ValueError("Reset.parts must name at least one part, got none")
+        if len(set(self.parts)) != len(self.parts):
+            raise ValueError(f"Reset.parts names a part twice: {self.parts!r}")
+        if not 0 <= self.keep <= 1:
+            raise ValueError(f"Reset.keep must lie in [0, 1], got {self.keep!r}")
+        if not (math.isfinite(self.noise) and self.noise >= 0):
+            raise ValueError(f"Reset.noise must be a finite number >= 0, got {self.noise!r}")
+        if self.layers < 1 or self.every < 0:
+            raise ValueError(
+                f"Reset needs layers >= 1 and every >= 0, got {self.layers!r} and {self.every!r}"
+            )
+
+    def __call__(self, plan: Plan, /) -> Plan:
+        """Put this reset into the plan's slot."""
+        return replace(plan, reset=self)
+
+
+AnyIntervention: TypeAlias = Anchor | Replay | Warmup | Reset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Instructions to a learner: one slot a kind. The default plan changes nothing."""
+
+    anchor: Anchor | None = None
+    replay: Replay | None = None
+    warmup: Warmup | None = None
+    reset: Reset | None = None
+
+    @property
+    def interventions(self) -> tuple[AnyIntervention, ...]:
+        """The filled slots, in the order of the fields."""
+        values = (getattr(self, f.name) for f in fields(self))
+        return tuple(v for v in values if v is not None)
+
+    @property
+    def family(self) -> Family:
+        """Which prior the plan keeps, in the paper's words."""
+        pi0 = self.anchor is not None or self.warmup is not None
+        data = self.replay is not None
+        if pi0 and data:
+            return "mixed"
+        if pi0:
+            return "pi0-centric"
+        return "D-centric" if data or self.reset is not None else "minimal"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"interventions": [asdict(i) for i in self.interventions], "family": self.family}
+
+
+class Intervention(Protocol):
+    """A change of plan."""
+
+    def __call__(self, plan: Plan, /) -> Plan:
+        """Return the changed plan."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class chain:  # noqa: N801 - reads as the function it is
+    """Apply interventions from left to right; `chain()` changes nothing.
+
+    >>> chain(Warmup(steps=5), Replay(weight=0.5))(Plan()).family
+    'mixed'
+    """
+
+    interventions: tuple[Intervention, ...]
+
+    def __init__(self, *interventions: Intervention) -> None:
+        object.__setattr__(self, "interventions", interventions)
+
+    def __call__(self, plan: Plan, /) -> Plan:
+        """Apply each in turn."""
+        for intervention in self.interventions:
+            plan = intervention(plan)
+        return plan
+
+
+_KINDS: dict[str, type[AnyIntervention]] = {
+    "anchor": Anchor,
+    "replay": Replay,
+    "warmup": Warmup,
+    "reset": Reset,
+}
+
+
+def plan_from_dict(data: Mapping[str, Any]) -> Plan:
+    """Rebuild a plan from `Plan.to_dict`, strictly.
+
+    Raises:
+        ValueError: an unknown kind or field, with its name.
+    """
+    plan = Plan()
+    for entry in data["interventions"]:
+        values = dict(entry)
+        kind = values.get("kind")
+        if kind not in _KINDS:
+            raise ValueError(f"interventions: kind must be one of {sorted(_KINDS)}, got {kind!r}")
+        known = {f.name for f in fields(_KINDS[kind])}
+        if extra := sorted(set(values) - known):
+            raise ValueError(f"{kind}: unknown field {extra[0]!r}; it has {sorted(known)}")
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                values[name] = Ramp(**value)
+        plan = _KINDS[kind](**values)(plan)
+    return plan
+
+
+def plan_to_json(plan: Plan) -> str:
+    """The plan as one line of JSON."""
+    return json.dumps(plan.to_dict())

@@ -1,0 +1,1 @@
+"""SFT, diagnosis and RL of language models on transformers and TRL."""

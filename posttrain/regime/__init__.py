@@ -1,0 +1,1 @@
+"""Which prior knowledge is stronger: the pretrained policy or the dataset it came from."""

@@ -1,0 +1,1 @@
+"""Records of runs drawn as figures and as one self-contained page."""
