@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
-Shape: TypeAlias = Literal["linear", "cosine"]
+from posttrain.intervention.ramp import Ramp, ramp
+
 Estimator: TypeAlias = Literal["k1", "k2", "k3", "exact"]
 Reference: TypeAlias = Literal["fixed", "synced", "reset"]
 TokenWeight: TypeAlias = Literal["none", "chord", "dft", "luffy"]
@@ -20,64 +21,6 @@ Part: TypeAlias = Literal["policy", "critic", "head", "last_layers", "adapter", 
 How: TypeAlias = Literal["fresh", "shrink_perturb", "interpolate"]
 Gate: TypeAlias = Literal["none", "map"]
 Family: TypeAlias = Literal["minimal", "pi0-centric", "D-centric", "mixed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Ramp:
-    """A strength that changes with the step.
-
-    Climbs from 0 to `start` over the first `rise` steps, then moves from `start` to `end`
-    over the next `steps`, then stays at `end`. `end=None` means `start`: a constant.
-
-    >>> Ramp(1.0, 0.0, steps=10)(5)
-    0.5
-    >>> Ramp(0.2)(1_000)
-    0.2
-    """
-
-    start: float
-    end: float | None = None
-    steps: int = 0
-    shape: Shape = "linear"
-    rise: int = 0
-
-    def __post_init__(self) -> None:
-        for name, value in (("start", self.start), ("end", self.final)):
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(f"Ramp.{name} must be a finite number >= 0, got {value!r}")
-        for name, count in (("steps", self.steps), ("rise", self.rise)):
-            if count < 0:
-                raise ValueError(f"Ramp.{name} must be >= 0, got {count!r}")
-        if self.final != self.start and self.steps == 0:
-            raise ValueError(
-                f"Ramp from {self.start} to {self.final} needs steps >= 1, got 0: "
-                "over how many steps should the strength change?"
-            )
-
-    @property
-    def final(self) -> float:
-        """The strength that is kept for ever."""
-        return self.start if self.end is None else self.end
-
-    @property
-    def peak(self) -> float:
-        """The largest strength at any step."""
-        return max(self.start, self.final)
-
-    def __call__(self, step: int) -> float:
-        """Strength at `step`, counted from 0."""
-        if step < self.rise:
-            return self.start * step / self.rise
-        if self.steps == 0 or step - self.rise >= self.steps:
-            return self.final
-        done = (step - self.rise) / self.steps
-        share = done if self.shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * done)
-        return self.start + (self.final - self.start) * share
-
-
-def ramp(strength: float | Ramp) -> Ramp:
-    """Read a plain number as a constant strength."""
-    return strength if isinstance(strength, Ramp) else Ramp(float(strength))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +64,7 @@ class Replay:
 
     weight: float | Ramp = 0.0
     share: float | Ramp = 0.0
-    token_weight: TokenWeight = "none"
+    token_weight: TokenWeight = "none"  # noqa: S105 - no password
     gate: Gate = "none"
     kind: Literal["replay"] = "replay"
 
