@@ -1,1 +1,5 @@
-"""Records of runs drawn as figures and as one self-contained page."""
+"""Records in, one self-contained HTML page and its figures out."""
+
+from posttrain.report.page import write_report, write_report_from_scores
+
+__all__ = ["write_report", "write_report_from_scores"]

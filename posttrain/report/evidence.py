@@ -1,0 +1,121 @@
+"""What a report is made from: a record's files, read once, each of them optional."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain.record import Record, RecordError, read_jsonl
+from posttrain.report.measure import Curve, curve
+
+if TYPE_CHECKING:
+    from posttrain.regime.diagnosis import Diagnosis
+    from posttrain.regime.scores import Scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Everything a page may show. None and empty mean that the record does not hold it."""
+
+    name: str
+    diagnosis: Diagnosis
+    diagnosed_here: bool = False
+    """No diagnosis was recorded, so that the report made one from the scores."""
+    seen: Diagnosis | None = None
+    policy: Scores | None = None
+    dataset: Scores | None = None
+    texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Rows of the data by unit, with `prompt` and `completion` where known."""
+    integrity: Mapping[str, Any] | None = None
+    sft_metrics: tuple[Mapping[str, Any], ...] = ()
+    plan: Mapping[str, Any] | None = None
+    metrics: tuple[Mapping[str, Any], ...] = ()
+    curve: Curve | None = None
+    outcome: Mapping[str, Any] | None = None
+    after: Scores | None = None
+    """The fine-tuned policy on held-out units."""
+    environment: Mapping[str, Any] | None = None
+    recipe: str | None = None
+
+    @property
+    def noun(self) -> str:
+        """What a unit is called on the page."""
+        return "prompts" if self.has_prompts else "units"
+
+    @property
+    def has_prompts(self) -> bool:
+        """Whether units are prompts."""
+        scores = (self.policy, self.dataset)
+        return bool(self.texts) or any(s is not None and s.prompt is not None for s in scores)
+
+
+def read_evidence(folder: Path) -> Evidence:
+    """Read a record folder.
+
+    Raises:
+        RecordError: neither a diagnosis nor scores to make one from, or a damaged file.
+    """
+    record = Record(folder)
+    scores = record.scores()
+    diagnosis = record.diagnosis()
+    policy = scores.where(source="policy") if scores is not None else None
+    dataset = scores.where(source="dataset") if scores is not None else None
+    if diagnosis is None and (policy is None or dataset is None):
+        raise RecordError(
+            f"{folder}: a report needs diagnosis.json or scores.parquet; neither is there"
+        )
+    return Evidence(
+        name=folder.resolve().name,
+        diagnosis=diagnosis or _diagnose(policy, dataset),
+        diagnosed_here=diagnosis is None,
+        seen=record.diagnosis(seen=True),
+        policy=policy,
+        dataset=dataset,
+        texts=_texts(record),
+        integrity=record.integrity(),
+        sft_metrics=tuple(record.sft_metrics.read()),
+        plan=record.plan(),
+        metrics=tuple(record.metrics.read()),
+        curve=_curve(record),
+        outcome=record.outcome(),
+        after=record.outcome_scores(),
+        environment=record.environment(),
+        recipe=record.recipe_file.read_text() if record.recipe_file.exists() else None,
+    )
+
+
+def _diagnose(policy: Scores | None, dataset: Scores | None) -> Diagnosis:
+    """Diagnose the split and the decoding that decide."""
+    from posttrain.regime.diagnosis import diagnose  # noqa: PLC0415 - scipy.stats is slow to load
+
+    assert policy is not None
+    assert dataset is not None
+    return diagnose(deciding(policy), deciding(dataset))
+
+
+def deciding(scores: Scores) -> Scores:
+    """Rows of the split and decoding that decide: held-out and rollout, where they are marked."""
+    if scores.split is not None and (scores.split == "heldout").any():
+        scores = scores.where(split="heldout")
+    if scores.decoding is not None and (scores.decoding == "rollout").any():
+        scores = scores.where(decoding="rollout")
+    return scores
+
+
+def _texts(record: Record) -> dict[str, Mapping[str, Any]]:
+    rows: dict[str, Mapping[str, Any]] = {}
+    for name in ("train.jsonl", "heldout.jsonl"):
+        path = record.data / name
+        if path.exists():
+            rows |= {str(row["unit"]): row for row in read_jsonl(path) if "unit" in row}
+    return rows
+
+
+def _curve(record: Record) -> Curve | None:
+    table = record.evaluations()
+    if table is None or table.num_rows == 0:
+        return None
+    columns = table.to_pydict()
+    return curve(columns["step"], columns["unit"], columns["return"])

@@ -1,0 +1,136 @@
+"""Sections about what RL was given: the SFT behind pi_0, and the plan with its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from posttrain.intervention.plan import AnyIntervention, Plan, Ramp, plan_from_dict
+from posttrain.report import curves, figures, words
+from posttrain.report.evidence import Evidence
+from posttrain.report.render import Plot
+from posttrain.report.section import Section
+
+
+def integrity(evidence: Evidence) -> Section:
+    """Whether supervised fine-tuning had converged, and its loss."""
+    key, title = "sft", "Was π₀ trained to the end?"
+    found, plots = evidence.integrity, {}
+    points = [
+        (row["step"], row["loss"])
+        for row in evidence.sft_metrics
+        if isinstance(row.get("loss"), int | float) and "step" in row
+    ]
+    if len(points) > 1:
+        steps, losses = np.array(points, dtype=float).T
+        plots["loss"] = _loss_plot(steps, losses, int((found or {}).get("window", 0)))
+    if found is None and not plots:
+        absent = (
+            "The record holds no SFT run, so nothing here tells an inferior π₀ from an "
+            "under-trained one."
+        )
+        return Section(key=key, title=title, absent=absent)
+    return Section(key=key, title=title, body={"found": found or {}}, plots=plots)
+
+
+def _loss_plot(steps: np.ndarray, losses: np.ndarray, window: int) -> Plot:
+    return Plot(
+        name="sft-loss",
+        draw=partial(figures.loss_curve, steps=steps, losses=losses, window=window),
+        alt=f"SFT loss from {losses[0]:.3g} to {losses[-1]:.3g} over {int(steps[-1])} steps.",
+        caption=f"One run, {len(steps)} logged values."
+        + (" Shaded: the end that convergence is judged on." if window else ""),
+        size=(430, 220),
+    )
+
+
+def plan(evidence: Evidence) -> Section:
+    """The interventions with their strengths, why, and what would refute them."""
+    key, title = "plan", "The plan"
+    found = evidence.plan
+    if found is None:
+        return Section(key=key, title=title, absent="The record holds no plan.")
+    horizon = _horizon(evidence)
+    chosen = plan_from_dict(found["plan"])
+    plots: dict[str, Plot] = {}
+    body = {
+        **_told(found),
+        "family": words.title(chosen.family, words.FAMILIES),
+        "source": found.get("source"),
+        "interventions": list(_interventions(chosen, horizon, plots)),
+        "alternatives": [_told(a) for a in found.get("alternatives") or () if isinstance(a, Mapping)],
+    }
+    return Section(key=key, title=title, body=body, plots=plots)
+
+
+def _told(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The words of a prescription, with its plans in a line each."""
+    told: dict[str, Any] = {k: found.get(k) for k in ("reason", "refuted_by", "fallback_reason")}
+    for name in ("plan", "fallback"):
+        known = isinstance(found.get(name), Mapping)
+        told[name] = in_a_line(plan_from_dict(found[name])) if known else None
+    return told
+
+
+def in_a_line(what: Plan) -> str:
+    """A plan in one line of plain words."""
+    if not what.interventions:
+        return "plain RL, nothing kept"
+    parts = []
+    for item in what.interventions:
+        strengths = ", ".join(f"{n} {_ramp_words(r)}" for n, r in _strengths(item))
+        parts.append(words.INTERVENTIONS[item.kind] + (f" ({strengths})" if strengths else ""))
+    return " + ".join(parts)
+
+
+def _ramp_words(r: Ramp) -> str:
+    if r.final == r.start:
+        return f"{r.start:g}"
+    return f"{r.start:g} → {r.final:g} in {r.steps} steps"
+
+
+def _strengths(item: AnyIntervention) -> Iterator[tuple[str, Ramp]]:
+    for f in fields(item):
+        value = getattr(item, f.name)
+        if isinstance(value, Ramp) and value.peak > 0:
+            yield f.name, value
+
+
+def _interventions(
+    chosen: Plan, horizon: int, plots: dict[str, Plot]
+) -> Iterator[dict[str, Any]]:
+    for item in chosen.interventions:
+        ramps = []
+        for name, r in _strengths(item):
+            plot = _ramp_plot(f"ramp-{item.kind}-{name}", r, horizon)
+            plots[plot.name] = plot
+            words_of = words.STRENGTHS.get((item.kind, name), name)
+            ramps.append({"plot": plot.name, "name": words_of, "words": _ramp_words(r)})
+        settings = [
+            (f.name, _setting(getattr(item, f.name)))
+            for f in fields(item)
+            if f.name != "kind" and not isinstance(getattr(item, f.name), Ramp)
+        ]
+        yield {"title": words.INTERVENTIONS[item.kind], "ramps": ramps, "settings": settings}
+
+
+def _setting(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _ramp_plot(name: str, strength: Ramp, horizon: int) -> Plot:
+    end = max(horizon, strength.rise + strength.steps, 1)
+    return Plot(
+        name=name,
+        draw=partial(curves.ramp, strength=strength, horizon=end),
+        alt=f"{name}: {_ramp_words(strength)}.",
+        size=(220, 88),
+    )
+
+
+def _horizon(evidence: Evidence) -> int:
+    return max((int(row.get("step", 0)) for row in evidence.metrics), default=0)

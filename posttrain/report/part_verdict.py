@@ -1,0 +1,105 @@
+"""The page's first section: the verdict and the evidence it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from posttrain.report import figures, words
+from posttrain.report.evidence import Evidence
+from posttrain.report.figures import Row
+from posttrain.report.measure import Estimate
+from posttrain.report.render import Plot
+from posttrain.report.section import Section, plain
+from posttrain.report.style import DATA, PI0
+
+if TYPE_CHECKING:
+    from posttrain.regime.diagnosis import Diagnosis
+
+
+def verdict(evidence: Evidence) -> Section:
+    """Regime, gap and interval, the test and why, sizes, flags, decodings and splits."""
+    d = evidence.diagnosis
+    return Section(
+        key="verdict",
+        title="Verdict",
+        body={
+            "d": d,
+            "saying": words.REGIMES[str(d.regime)],
+            "test": words.title(str(d.test), words.TESTS),
+            "flags": [(words.title(f.kind, words.FLAGS), f.text) for f in d.flags],
+            "noun": evidence.noun,
+            "level": round(100 * (1 - 2 * d.alpha)),
+            "seen": evidence.seen,
+            "decodings": [o for o in d.decodings if o.name != "rollout"],
+            "diagnosed_here": evidence.diagnosed_here,
+            "differs": str(d.regime) != str(d.paper_regime),
+        },
+        plots={"band": _band(evidence), "levels": _levels(evidence)},
+    )
+
+
+def _gap_rows(evidence: Evidence) -> Iterator[Row]:
+    d = evidence.diagnosis
+    main = _estimate(d.gap, d.interval, d.units)
+    others = [o for o in d.decodings if o.name != "rollout"]
+    where = [w for w, said in (("rollout", others), ("held out", evidence.seen)) if said]
+    yield Row(_label(", ".join(where) or "gap", main, evidence.noun), main)
+    for other in others:
+        e = _estimate(other.gap, other.interval, d.units)
+        yield Row(_label(other.name, e, evidence.noun), e, decides=False)
+    if (s := evidence.seen) is not None:
+        e = _estimate(s.gap, s.interval, s.units)
+        yield Row(_label("seen in SFT", e, evidence.noun), e, decides=False)
+
+
+def _label(name: str, e: Estimate, noun: str) -> str:
+    ends = f"[{plain(e.low, signed=True)}, {plain(e.high, signed=True)}]"
+    return f"{name}: {plain(e.value, signed=True)} {ends} · {e.units:,} {noun}"
+
+
+def _estimate(value: float, interval: tuple[float, float], units: int) -> Estimate:
+    low, high = interval
+    return Estimate(value, low, high, units)
+
+
+def _band(evidence: Evidence) -> Plot:
+    d, rows = evidence.diagnosis, list(_gap_rows(evidence))
+    height = 84 + 42 * len(rows)
+    saying = words.REGIMES[str(d.regime)].headline
+    return Plot(
+        name="verdict",
+        draw=partial(figures.margin_band, rows=rows, margin=d.margin),
+        alt=f"{saying}. Gap with interval on the zones of the margin ±{d.margin:g}. "
+        + "; ".join(r.label for r in rows),
+        caption=f"The verdict is the zone that holds the whole {100 * (1 - 2 * d.alpha):g}% "
+        "interval of the bold row. An interval in two zones is undecided.",
+        size=(400, height),
+        wide=(720, height),
+    )
+
+
+def _levels(evidence: Evidence) -> Plot:
+    d, noun = evidence.diagnosis, evidence.noun
+    rows = list(_level_rows(d, noun))
+    return Plot(
+        name="levels",
+        draw=partial(figures.levels, rows=rows, scale=d.scale),
+        alt="Mean returns: " + "; ".join(r.label for r in rows),
+        caption=f"Mean return with its {100 * (1 - d.alpha):g}% interval.",
+        size=(400, 64 + 42 * len(rows)),
+        wide=(720, 64 + 42 * len(rows)),
+    )
+
+
+def _level_rows(d: Diagnosis, noun: str) -> Iterator[Row]:
+    for name, value, ends, units, colour, marker in (
+        ("π₀", d.j_policy, d.j_policy_interval, d.units, PI0, "o"),
+        ("dataset D", d.j_dataset, d.j_dataset_interval, d.units_dataset, DATA, "s"),
+    ):
+        e = _estimate(value, ends, units)
+        label = f"{name}: {plain(value)} [{plain(e.low)}, {plain(e.high)}] · {units:,} {noun}"
+        yield Row(label, e, colour, marker)
+
+
