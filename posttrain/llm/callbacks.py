@@ -1,0 +1,226 @@
+"""The parts of a plan that need no loss: anchor schedule, warm-up, resets; and the gauges.
+
+All are functions of the step alone, so a resumed run does what the unbroken one would have done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback
+
+from posttrain.intervention.kl import forward_kl_estimate, masked_mean
+from posttrain.intervention.plan import Ramp, Reset
+from posttrain.intervention.reset import apply_reset
+from posttrain.llm import compat
+from posttrain.llm.model import token_logps
+from posttrain.llm.world import World
+from posttrain.record import MetricsLog
+from posttrain.regime.statistics import clustered_mean
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+FLOOR = 1e-6
+"""GRPO leaves the reference out at exactly 0, and cannot take it in again on the way."""
+
+
+class AnchorSchedule(TrainerCallback):
+    """Set GRPO's beta from the plan's anchor before every step."""
+
+    def __init__(self, trainer: Any, coefficient: Ramp) -> None:
+        """Steer `trainer.beta`."""
+        self.trainer, self.coefficient = trainer, coefficient
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Before the rollouts of the step are scored."""
+        del args, state, control
+        self.trainer.beta = max(FLOOR, self.coefficient(self.trainer.since_warmup()))
+        compat.push(self.trainer, "regime/anchor", self.trainer.beta)
+
+
+class MomentWarmup(TrainerCallback):
+    """Let pi_0 act while only the optimizer's moments learn.
+
+    A learner without a critic has no value to warm up; what makes its first steps large is the
+    cold optimizer. Each of the first `steps` steps is taken at learning rate 0.
+    """
+
+    def __init__(self, steps: int) -> None:
+        """Freeze for `steps` steps."""
+        self.steps = steps
+        self.rates: list[float] = []
+
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        """Take the learning rate away."""
+        del args, control
+        if state.global_step < self.steps:
+            self.rates = [group["lr"] for group in optimizer.param_groups]
+            for group in optimizer.param_groups:
+                group["lr"] = 0.0
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        """Give it back."""
+        del args, control
+        if state.global_step < self.steps:
+            for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate
+
+
+class ScheduledReset(TrainerCallback):
+    """Repeat a reset every so many steps."""
+
+    def __init__(
+        self, reset: Reset, *, seed: int, base: Mapping[str, torch.Tensor] | None
+    ) -> None:
+        """Apply `reset` with draws from `seed` and the step."""
+        self.reset, self.seed, self.base = reset, seed, base
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        """Between two optimizer steps, never during a rollout."""
+        del args, control
+        if state.global_step % self.reset.every == 0 and state.global_step < state.max_steps:
+            apply_reset(
+                self.reset,
+                model,
+                optimizer=optimizer,
+                base_state=self.base,
+                seed=self.seed + state.global_step,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeBatch:
+    """Fixed rollouts of pi_0 with pi_0's own log-probabilities, and fixed demonstrations."""
+
+    rollouts: dict[str, torch.Tensor]
+    pi0_logps: torch.Tensor
+    demonstrations: dict[str, torch.Tensor]
+
+
+class Probe(TrainerCallback):
+    """Measure the distance to pi_0 and to D at every log, whether or not the plan anchors.
+
+    `regime/kl_to_pi0` is the forward KL(pi_0 || pi) in nats a token on pi_0's own rollouts, the
+    gauge of forgetting of arXiv 2509.04259; `regime/nll_on_data` is in nats a token of D.
+    """
+
+    def __init__(self, trainer: Any, batch: ProbeBatch) -> None:
+        """Probe `trainer`'s policy on `batch`."""
+        self.trainer, self.batch = trainer, batch
+
+    @torch.no_grad()
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        """Two forward passes on the steps that are logged."""
+        del control
+        if state.global_step % int(args.logging_steps) != 0:
+            return
+        training = model.training
+        model.eval()
+        logps, mask = token_logps(model, self.batch.rollouts)
+        kl = forward_kl_estimate(logps, self.batch.pi0_logps, mask)
+        logps, mask = token_logps(model, self.batch.demonstrations)
+        nll = -masked_mean(logps, mask)
+        model.train(training)
+        compat.push(self.trainer, "regime/kl_to_pi0", float(kl))
+        compat.push(self.trainer, "regime/nll_on_data", float(nll))
+
+
+class Recorder:
+    """Returns of the evaluation in progress, by unit."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.found: list[tuple[str, float]] = []
+
+    def take(self) -> list[tuple[str, float]]:
+        """Hand over what has been recorded, and start anew."""
+        found, self.found = self.found, []
+        return found
+
+
+class Curve(TrainerCallback):
+    """Keep J(pi_n) at every evaluation, and log prior, stability and plasticity so far."""
+
+    def __init__(
+        self,
+        trainer: Any,
+        recorder: Recorder,
+        log: MetricsLog,
+        *,
+        prior: float,
+        world: World,
+        alpha: float,
+    ) -> None:
+        """Append to `log` what `recorder` holds after an evaluation; `prior` is J*_off."""
+        self.trainer, self.recorder, self.log = trainer, recorder, log
+        self.prior, self.world, self.alpha = prior, world, alpha
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """After the last held-out prompt has been scored."""
+        del args, control
+        found = self.world.gather(self.recorder.take())
+        if self.world.main:
+            past = [row for row in self.log.read() if row["step"] != state.global_step]
+            row = {
+                "step": state.global_step,
+                "unit": [unit for unit, _ in found],
+                "return": [value for _, value in found],
+            }
+            if len(past) == len(self.log.read()):
+                self.log.append(row)
+        values = self.world.broadcast(
+            [_mean(row["return"]) for row in self.log.read()] if self.world.main else []
+        )
+        units = [unit for unit, _ in found]
+        estimate = clustered_mean([value for _, value in found], units, level=1 - self.alpha)
+        self.trainer.log(
+            {
+                "regime/J": estimate.mean,
+                "regime/J_low": estimate.low,
+                "regime/J_high": estimate.high,
+                "regime/prior": self.prior,
+                "regime/stability": min(values) - self.prior,
+                "regime/plasticity": max(values) - min(values),
+            }
+        )
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

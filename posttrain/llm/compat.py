@@ -1,0 +1,53 @@
+"""Everything that is private in TRL and used here, checked when it is imported.
+
+TRL offers no plugin interface. What stands below has kept its signature since TRL 1.0; a
+release that changes it is refused with a sentence instead of training something else.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from trl import GRPOTrainer, __version__
+
+_PARAMETERS = {
+    "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
+    "_generate_and_score_completions": ("self", "inputs"),
+    "_generate_single_turn": ("self", "prompt_ids"),
+    "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
+    "_prepare_inputs": ("self",),
+}
+
+
+def check(trainer: type = GRPOTrainer) -> None:
+    """Compare the seams with the installed TRL.
+
+    Raises:
+        ImportError: a method is gone or takes other arguments.
+    """
+    for name, wanted in _PARAMETERS.items():
+        method = getattr(trainer, name, None)
+        if method is None:
+            raise ImportError(f"TRL {__version__}: {trainer.__name__} has no {name} any more")
+        got = tuple(inspect.signature(inspect.unwrap(method)).parameters)
+        if got[: len(wanted)] != wanted:
+            raise ImportError(
+                f"TRL {__version__}: {trainer.__name__}.{name} takes {got}, wanted {wanted}"
+            )
+    if not isinstance(getattr(trainer, "loss_is_scaled_for_ga", None), bool):
+        raise ImportError(f"TRL {__version__}: {trainer.__name__}.loss_is_scaled_for_ga is gone")
+
+
+def push(trainer: Any, name: str, value: float) -> None:
+    """Log a value with the trainer's own: averaged until the next log, sent to every tracker."""
+    trainer._metrics["train"][name].append(value)  # noqa: SLF001
+
+
+def micro_step(trainer: Any) -> int:
+    """Number of the current micro-batch, counted over the whole run, also after a resume."""
+    accumulation = int(trainer.args.gradient_accumulation_steps)
+    return int(trainer.state.global_step) * accumulation + trainer._step % accumulation  # noqa: SLF001
+
+
+check()

@@ -1,0 +1,278 @@
+"""Returns of pi_0 and of the fine-tuned policy on the same units, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from posttrain import progress
+from posttrain.intervention.plan import Plan, plan_from_dict
+from posttrain.llm.data import Row
+from posttrain.llm.model import demonstration_ids
+from posttrain.llm.reward import Judge
+from posttrain.llm.sampling import Generator, rollouts
+from posttrain.llm.settings import DiagnoseSettings, LlmRecipe
+from posttrain.llm.world import World
+from posttrain.record import MetricsLog, replacing
+from posttrain.regime import Diagnosis, Flag, Regime, diagnose, sequential
+from posttrain.regime.decomposition import decompose
+from posttrain.regime.scores import Scores, read_scores
+from posttrain.regime.statistics import clustered_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Records = list[dict[str, Any]]
+
+
+def policy(
+    recipe: LlmRecipe,
+    generate: Generator,
+    judge: Judge,
+    *,
+    heldout: Sequence[Row],
+    seen: Sequence[Row],
+    demonstrations: Sequence[Mapping[str, Any]],
+    folder: Path,
+    world: World,
+) -> Records:
+    """Roll pi_0 out: under the RL sampler until the regime is decided, then under deployment.
+
+    The RL sampler's held-out rollouts decide. The deployment decoding is measured on the same
+    units, and the RL sampler on some prompts that SFT has seen.
+    """
+    settings = recipe.diagnose
+    units = _one_a_unit(heldout)[: settings.units]
+    stop = _stopping_rule(settings, demonstrations)
+    common: dict[str, Any] = {"judge": judge, "world": world, "batch": settings.batch}
+    with progress.bar("sampling pi_0", len(units), speak=world.main) as bar:
+        found = rollouts(
+            units, generate, decoding=recipe.rollout, samples=settings.samples,
+            seed=recipe.seed, folder=folder / "rollout", enough=stop, tick=bar.update,
+            split="heldout", kind="rollout", **common,
+        )
+    drawn = list(dict.fromkeys(r["unit"] for r in found))
+    names = set(drawn)
+    same = [row for row in units if row.unit in names]
+    with progress.bar("pi_0 as deployed", len(same), speak=world.main) as bar:
+        found += rollouts(
+            same, generate, decoding=recipe.deployment,
+            samples=1 if recipe.deployment.temperature == 0 else settings.samples,
+            seed=recipe.seed + 1, folder=folder / "deployment", enough=_never,
+            tick=bar.update, split="heldout", kind="deployment", **common,
+        )
+    some = _one_a_unit(seen)[: settings.seen_units]
+    with progress.bar("pi_0 on seen prompts", len(some), speak=world.main) as bar:
+        found += rollouts(
+            some, generate, decoding=recipe.rollout, samples=settings.samples,
+            seed=recipe.seed + 2, folder=folder / "seen", enough=_never, tick=bar.update,
+            split="seen", kind="rollout", **common,
+        )
+    return found
+
+
+def _one_a_unit(rows: Sequence[Row]) -> list[Row]:
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(row.unit, row)
+    return list(first.values())
+
+
+def _never(_: Records) -> bool:
+    return False
+
+
+def _stopping_rule(settings: DiagnoseSettings, demonstrations: Sequence[Mapping[str, Any]]) -> Any:
+    """Stop once the sequential test has decided, after the minimum of units."""
+    returns: dict[str, list[float]] = {}
+    for row in demonstrations:
+        if row["return"] is not None:
+            returns.setdefault(row["unit"], []).append(row["return"])
+    j_data = {unit: float(np.mean(values)) for unit, values in returns.items()}
+
+    def enough(found: Records) -> bool:
+        by_unit: dict[str, list[float]] = {}
+        for row in found:
+            if row["return"] is not None:
+                by_unit.setdefault(row["unit"], []).append(row["return"])
+        shared = [unit for unit in by_unit if unit in j_data]
+        if len(shared) < settings.minimum:
+            return False
+        state = sequential.start(
+            margin=settings.margin, alpha=settings.alpha, scale=settings.scale
+        )
+        state = state.update(
+            np.array([np.mean(by_unit[u]) for u in shared]), np.array([j_data[u] for u in shared])
+        )
+        return state.regime is not Regime.UNDECIDED
+
+    return enough
+
+
+def reuse(path: Path) -> Records:
+    """Rollouts that somebody else has drawn, as the held-out rollouts of pi_0."""
+    found = read_scores(path, source="policy").rows()
+    return [
+        {
+            **row,
+            "source": "policy",
+            "split": row.get("split") or "heldout",
+            "decoding": row.get("decoding") or "rollout",
+        }
+        for row in found
+    ]
+
+
+def diagnose_split(
+    scores: Scores, split: str, settings: DiagnoseSettings, flags: tuple[Flag, ...]
+) -> Diagnosis:
+    """Diagnose on the prompts that SFT has seen, or has not.
+
+    Demonstrations of units that were not rolled out are left out, so that both sides speak of
+    the same prompts.
+    """
+    mine = scores.where(source="policy", split=split)  # type: ignore[arg-type]
+    policy_side = mine.where(decoding="rollout")
+    deployed = mine.where(decoding="deployment") if split == "heldout" else None
+    data = scores.where(source="dataset", split=split)  # type: ignore[arg-type]
+    if policy_side.unit is not None and data.unit is not None:
+        drawn = np.isin(data.unit, policy_side.unit)
+        data = data.where(drawn) if drawn.any() else data
+    return diagnose(
+        policy_side,
+        data,
+        margin=settings.margin,
+        alpha=settings.alpha,
+        scale=settings.scale,
+        deployment=deployed if deployed is not None and len(deployed) else None,
+        extra_flags=flags,
+    )
+
+
+def plan_of(stored: Mapping[str, Any]) -> Plan:
+    """The plan of a `plan.json`."""
+    return plan_from_dict(stored["plan"])
+
+
+def rollouts_of_pi0(
+    scores: Scores, rows: Mapping[str, Row], tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[Row, list[int]]]:
+    """Finished held-out rollouts of pi_0 as token ids, the first of each unit."""
+    mine = scores.where(source="policy", split="heldout").where(decoding="rollout").rows()
+    found: dict[str, tuple[Row, list[int]]] = {}
+    for rollout in mine:
+        unit, text = rollout["unit"], rollout.get("text")
+        if unit in rows and unit not in found and text is not None and not rollout["truncated"]:
+            said = replace(rows[unit], completion=text)
+            found[unit] = (rows[unit], demonstration_ids(tokenizer, said)[1])
+    if not found:
+        raise ValueError(
+            "no rollout of pi_0 ended before rollout.max_new_tokens, so there is nothing to "
+            "compare with during RL; raise the limit or train SFT to end its answers"
+        )
+    return list(found.values())
+
+
+def write_evaluations(curve: MetricsLog, path: Path) -> None:
+    """Every held-out return of every evaluation, one row each."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, list[Any]] = {"step": [], "unit": [], "return": []}
+    for row in curve.read():
+        columns["step"] += [row["step"]] * len(row["unit"])
+        columns["unit"] += row["unit"]
+        columns["return"] += row["return"]
+    with replacing(path) as temporary:
+        pq.write_table(pa.table(columns), temporary)
+
+
+def again(
+    recipe: LlmRecipe,
+    generate: Generator,
+    judge: Judge,
+    *,
+    rows: Sequence[Row],
+    before: Scores,
+    folder: Path,
+    world: World,
+) -> Scores:
+    """Roll the fine-tuned policy out on the units on which pi_0 was diagnosed."""
+    drawn = set(before.where(source="policy", split="heldout").unit)
+    same = [row for row in _one_a_unit(rows) if row.unit in drawn]
+    found: Records = []
+    for number, (name, decoding) in enumerate(
+        (("rollout", recipe.rollout), ("deployment", recipe.deployment))
+    ):
+        greedy = decoding.temperature == 0
+        with progress.bar(f"after RL, {name}", len(same), speak=world.main) as bar:
+            found += rollouts(
+                same, generate, judge, decoding,
+                samples=1 if greedy else recipe.diagnose.samples,
+                batch=recipe.diagnose.batch, seed=recipe.seed + 3 + number,
+                folder=folder / name, enough=_never, tick=bar.update, world=world,
+                split="heldout", kind=name,
+            )
+    return Scores.from_rows(found)
+
+
+def gain(
+    before: Scores, after: Scores, *, alpha: float
+) -> dict[str, Any]:
+    """Mean change of the return, paired by unit, with its interval at level 1 - alpha."""
+    means = [_unit_means(side) for side in (before, after)]
+    shared = [unit for unit in means[0] if unit in means[1]]
+    change = np.array([means[1][unit] - means[0][unit] for unit in shared])
+    estimate = clustered_mean(change, shared, level=1 - alpha)
+    return {
+        "before": float(np.mean([means[0][u] for u in shared])),
+        "after": float(np.mean([means[1][u] for u in shared])),
+        "gain": estimate.mean,
+        "interval": [estimate.low, estimate.high],
+        "alpha": alpha,
+        "units": len(shared),
+    }
+
+
+def _unit_means(scores: Scores) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for row in scores.scorable.rows():
+        found.setdefault(row["unit"], []).append(row["return"])
+    return {unit: float(np.mean(values)) for unit, values in found.items()}
+
+
+def outcome(
+    before: Scores,
+    after: Scores,
+    curve: MetricsLog,
+    *,
+    j_dataset: float,
+    settings: DiagnoseSettings,
+    seed: int,
+) -> dict[str, Any]:
+    """What RL changed on held-out units, under both decodings, and the curve's decomposition."""
+    pi0 = before.where(source="policy", split="heldout")
+    found = {
+        name: gain(
+            pi0.where(decoding=name), after.where(decoding=name), alpha=settings.alpha  # type: ignore[arg-type]
+        )
+        for name in ("rollout", "deployment")
+    }
+    rows = curve.read()
+    parts = decompose(
+        [np.array(row["return"]) for row in rows],
+        units=[row["unit"] for row in rows],
+        prior_dataset=j_dataset,
+        steps=[row["step"] for row in rows],
+        rng=np.random.default_rng(seed),
+    )
+    return {
+        **found["rollout"],
+        "decoding": "rollout",
+        "deployment": found["deployment"],
+        "decomposition": parts.to_dict(),
+    }

@@ -1,0 +1,194 @@
+"""Models and tokenizers: made on the spot, from an asset, a folder or the Hub; never remote code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from posttrain.llm import tiny
+from posttrain.llm.data import Message, Row
+from posttrain.llm.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class ModelError(ValueError):
+    """A model or tokenizer that cannot be used, and why."""
+
+
+def device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    if torch.accelerator.is_available():
+        return torch.device(torch.accelerator.current_accelerator() or "cpu")
+    return torch.device("cpu")
+
+
+def load_base(
+    settings: ModelSettings, *, texts: Iterable[str], seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model that SFT starts from. `texts` give the tiny model its vocabulary."""
+    if settings.path == "tiny":
+        tokenizer = tiny.make_tokenizer(texts)
+        model = tiny.make_model(
+            tokenizer, hidden=settings.hidden, layers=settings.layers, seed=seed
+        )
+        return model, tokenizer
+    return load(_resolve(settings.path), dtype=settings.dtype, revision=settings.revision)
+
+
+def load_tokenizer(settings: ModelSettings, *, texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer of `load_base`, without the model."""
+    if settings.path == "tiny":
+        return tiny.make_tokenizer(texts)
+    return _tokenizer(_resolve(settings.path), settings.revision)
+
+
+def _resolve(path: str) -> str:
+    if path.startswith("asset:"):
+        from posttrain.assets import resolve
+
+        return str(resolve(path))
+    return path
+
+
+def load(
+    path: str | Path, *, dtype: str = "float32", revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model with its tokenizer, from a folder or the Hub (safetensors only).
+
+    Raises:
+        ModelError: nothing there, no safetensors, no chat template, or no padding token.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path), dtype=dtype, revision=revision, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _missing(path, error) from error
+    return model, _tokenizer(str(path), revision)
+
+
+def _missing(path: str | Path, error: Exception) -> ModelError:
+    first = str(error).strip().splitlines()[0]
+    return ModelError(f"model.path: cannot load {str(path)!r}: {first}")
+
+
+def _tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise _missing(path, error) from error
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"model.path: the tokenizer of {path!r} has no chat template, so SFT and RL "
+            "would not see the same text; add chat_template.jinja to the model's folder"
+        )
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ModelError(f"model.path: the tokenizer of {path!r} has no EOS token")
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path
+) -> None:
+    """Write weights (safetensors), configuration and tokenizer."""
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> list[int]:
+    """Token ids of a conversation, up to where the model is to answer."""
+    encoded = tokenizer.apply_chat_template(
+        list(prompt), add_generation_prompt=True, tokenize=True, return_dict=True
+    )
+    return list(encoded["input_ids"])
+
+
+def demonstration_ids(
+    tokenizer: PreTrainedTokenizerBase, row: Row
+) -> tuple[list[int], list[int]]:
+    """Token ids of a row's prompt and of its completion with the template's ending.
+
+    Raises:
+        ModelError: the template does not keep the prompt as a prefix of the conversation.
+    """
+    prompt = prompt_ids(tokenizer, row.prompt)
+    full = tokenizer.apply_chat_template(
+        [*row.prompt, {"role": "assistant", "content": row.completion}],
+        tokenize=True,
+        return_dict=True,
+    )["input_ids"]
+    if list(full[: len(prompt)]) != prompt:
+        raise ModelError(
+            f"chat template: the prompt of unit {row.unit!r} is not a prefix of the conversation "
+            "with its answer, so SFT and RL would not see the same prompt"
+        )
+    return prompt, list(full[len(prompt) :])
+
+
+def trim_after_end(ids: Sequence[int], end: Sequence[int]) -> tuple[list[int], bool]:
+    """Cut behind the first end token; say whether there was one."""
+    for i, token in enumerate(ids):
+        if token in end:
+            return list(ids[: i + 1]), True
+    return list(ids), False
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a completion for this model."""
+    config: Any = model.generation_config
+    ends = config.eos_token_id if config is not None else None
+    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    return sorted({*ends, tokenizer.eos_token_id})
+
+
+def batch_of(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pad: int, where: torch.device
+) -> dict[str, torch.Tensor]:
+    """Pad (prompt, completion) ids on the right. Returns tensors of shape [n, length].
+
+    `labels` is -100 on prompts and padding.
+    """
+    length = max(len(p) + len(c) for p, c in pairs)
+    ids = torch.full((len(pairs), length), pad)
+    mask = torch.zeros((len(pairs), length), dtype=torch.long)
+    labels = torch.full((len(pairs), length), -100)
+    for i, (prompt, completion) in enumerate(pairs):
+        n, m = len(prompt), len(prompt) + len(completion)
+        ids[i, :m] = torch.tensor([*prompt, *completion])
+        mask[i, :m] = 1
+        labels[i, n:m] = torch.tensor(list(completion))
+    return {
+        "input_ids": ids.to(where),
+        "attention_mask": mask.to(where),
+        "labels": labels.to(where),
+    }
+
+
+def token_logps(
+    model: Any, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of every label token at temperature 1, and which positions count.
+
+    Returns:
+        logps [n, length - 1] (0 where masked) and mask [n, length - 1].
+    """
+    logits = model(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+    ).logits[:, :-1]
+    labels = batch["labels"][:, 1:]
+    mask = labels != -100
+    logps = torch.log_softmax(logits.float(), dim=-1)
+    picked = logps.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return picked * mask, mask

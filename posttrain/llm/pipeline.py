@@ -1,0 +1,338 @@
+"""A language model's run from start to finish: data, SFT, scores, diagnosis, plan, RL, outcome.
+
+Each stage leaves its files in the run's record and a marker; a killed run starts again at the
+first stage without one, and inside it where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from posttrain import progress, recipe, record
+from posttrain.intervention.plan import Plan, chain
+from posttrain.intervention.prescription import LLM_GRPO, Prescription, prescribe
+from posttrain.llm import measure, model, reward, rl, score, sft
+from posttrain.llm.data import Row, load_rows, row_from_dict
+from posttrain.llm.sampling import transformers_generator, vllm_generator
+from posttrain.llm.settings import LlmRecipe
+from posttrain.llm.world import World, current
+from posttrain.record import Record
+from posttrain.regime import Diagnosis, Flag, diagnose
+from posttrain.regime.scores import Scores, write_scores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+STAGES = ("data", "sft", "score", "sample", "diagnose", "rl", "outcome")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A recipe at work in its record's folder."""
+
+    recipe: LlmRecipe
+    record: Record
+    world: World
+    judge: reward.Judge
+
+    @property
+    def pi0(self) -> Path | str:
+        """Where the pretrained policy lies."""
+        return self.record.sft
+
+    def rows(self) -> tuple[list[Row], list[Row]]:
+        """Training rows and held-out rows."""
+        return (
+            [row_from_dict(r) for r in record.read_jsonl(self.record.data / "train.jsonl")],
+            [row_from_dict(r) for r in record.read_jsonl(self.record.data / "heldout.jsonl")],
+        )
+
+    def load(self, path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """A model of this run."""
+        return model.load(path, dtype=self.recipe.model.dtype)
+
+    def base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The model before SFT."""
+        train, heldout = self.rows()
+        texts = (t for row in (*train, *heldout) for t in (*_said(row), row.completion))
+        return model.load_base(self.recipe.model, texts=texts, seed=self.recipe.seed)
+
+
+def _said(row: Row) -> list[str]:
+    return [message["content"] for message in row.prompt]
+
+
+def run(settings: LlmRecipe, *, fresh: bool = False, stop_after: str | None = None) -> Path:
+    """Run the stages that are not finished yet, and return the record's folder.
+
+    Raises:
+        ValueError: the recipe, its data, its reward, its model or its plan cannot be used.
+    """
+    if stop_after is not None and stop_after not in STAGES:
+        raise ValueError(f"--stop-after: wanted one of {', '.join(STAGES)}, got {stop_after!r}")
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    world = current()
+    work = Run(
+        settings,
+        Record(Path(settings.output) / settings.name),
+        world,
+        reward.make_judge(settings.reward, scale=settings.diagnose.scale),
+    )
+    text = recipe.dump(settings)
+    if world.main:
+        work.record.begin(text, seed=settings.seed, fresh=fresh, free=("output",))
+    world.wait()
+    mark = record.fingerprint(text)
+    for name in STAGES:
+        if not world.broadcast(work.record.done(name, fingerprint=mark)):
+            _STAGE[name](work)
+            world.wait()
+            if world.main:
+                work.record.mark(name, fingerprint=mark)
+            world.wait()
+        if name == stop_after:
+            break
+    return work.record.path
+
+
+def score_only(settings: LlmRecipe, out: Path | None) -> Path:
+    """Score a recipe's demonstrations and write the table; nothing is trained.
+
+    Returns:
+        `out`, or `demonstrations.parquet` in the run's folder.
+    """
+    judge = reward.make_judge(settings.reward, scale=settings.diagnose.scale)
+    train, heldout = load_rows(settings.data)
+    texts = (t for row in (*train, *heldout) for t in (*_said(row), row.completion))
+    tokenizer = model.load_tokenizer(settings.model, texts=texts)
+    limit = settings.rollout.max_new_tokens
+    records = [
+        row
+        for split, rows in (("heldout", heldout), ("seen", train))
+        for row in score.score_demonstrations(rows, judge, tokenizer, limit=limit, split=split)
+    ]
+    path = out or Path(settings.output) / settings.name / "demonstrations.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_scores(Scores.from_rows(records), path)
+    return path
+
+
+def _data(work: Run) -> None:
+    train, heldout = load_rows(work.recipe.data)
+    if work.world.main:
+        for name, rows in (("train", train), ("heldout", heldout)):
+            record.write_jsonl(
+                work.record.data / f"{name}.jsonl", [row.to_dict() for row in rows]
+            )
+
+
+def _sft(work: Run) -> None:
+    """Make pi_0: clone D, or copy the checkpoint that the recipe names."""
+    policy, tokenizer = work.base()
+    settings, losses = work.recipe.sft, []
+    if settings is not None:
+        train, heldout = work.rows()
+        policy, losses = sft.train(
+            policy,
+            tokenizer,
+            _rows_to_clone(work, train, tokenizer),
+            heldout,
+            settings,
+            lora=work.recipe.model.lora,
+            seed=work.recipe.seed,
+            folder=work.record.path / "checkpoints" / "sft",
+            log=work.record.sft_metrics,
+            world=work.world,
+        )
+    if work.world.main:
+        with record.replacing_folder(work.record.sft) as folder:
+            model.save(policy, tokenizer, folder)
+        record.write_json(work.record.integrity_file, sft.integrity(losses))
+
+
+def _rows_to_clone(
+    work: Run, train: Sequence[Row], tokenizer: PreTrainedTokenizerBase
+) -> list[Row]:
+    settings = work.recipe.sft
+    rows = list(train)
+    if settings is not None and settings.only_correct:
+        scored = score.score_demonstrations(
+            rows, work.judge, tokenizer, limit=work.recipe.rollout.max_new_tokens, split="seen"
+        )
+        best = work.recipe.diagnose.scale[1]
+        rows = [row for row, s in zip(rows, scored, strict=True) if s["return"] == best]
+        if not rows:
+            raise ValueError("sft.only_correct: no demonstration has the highest return")
+    return rows if settings is None or settings.rows is None else rows[: settings.rows]
+
+
+def _score(work: Run) -> None:
+    train, heldout = work.rows()
+    _, tokenizer = work.load(work.record.sft)
+    if work.world.main:
+        records = [
+            row
+            for split, rows in (("heldout", heldout), ("seen", train))
+            for row in score.score_demonstrations(
+                rows, work.judge, tokenizer,
+                limit=work.recipe.rollout.max_new_tokens, split=split,
+            )
+        ]
+        record.write_jsonl(work.record.data / "demonstration_scores.jsonl", records)
+
+
+def _sample(work: Run) -> None:
+    """Roll pi_0 out: held-out prompts decide, seen prompts and deployment stand beside them."""
+    demonstrations = record.read_jsonl(work.record.data / "demonstration_scores.jsonl")
+    if work.recipe.diagnose.scores is not None:
+        rollouts = measure.reuse(Path(work.recipe.diagnose.scores))
+    else:
+        train, heldout = work.rows()
+        rollouts = measure.policy(
+            work.recipe,
+            _generator(work, work.record.sft),
+            work.judge,
+            heldout=heldout,
+            seen=train,
+            demonstrations=demonstrations,
+            folder=work.record.path / "rollouts" / "pi0",
+            world=work.world,
+        )
+    if work.world.main:
+        write_scores(Scores.from_rows([*demonstrations, *rollouts]), work.record.scores_file)
+
+
+def _generator(work: Run, path: Path) -> Any:
+    policy, tokenizer = work.load(path)
+    if work.recipe.diagnose.backend == "vllm":
+        return vllm_generator(path, tokenizer)
+    return transformers_generator(policy, tokenizer)
+
+
+def _diagnose(work: Run) -> None:
+    if not work.world.main:
+        return
+    scores = work.record.scores()
+    if scores is None:
+        raise ValueError(f"{work.record.scores_file}: no scores were written")
+    flags = _integrity_flags(work.record.integrity() or {})
+    diagnosis = measure.diagnose_split(scores, "heldout", work.recipe.diagnose, flags)
+    record.write_text(work.record.diagnosis_file, diagnosis.to_json() + "\n")
+    if work.recipe.diagnose.seen_units and work.recipe.diagnose.scores is None:
+        seen = measure.diagnose_split(scores, "seen", work.recipe.diagnose, flags)
+        record.write_text(work.record.diagnosis_seen_file, seen.to_json() + "\n")
+    record.write_json(work.record.plan_file, _plan_record(work.recipe, diagnosis))
+    progress.say(diagnosis.sentence)
+
+
+def _integrity_flags(integrity: Mapping[str, Any]) -> tuple[Flag, ...]:
+    if integrity.get("converged") is False:
+        return (Flag("sft_not_converged", str(integrity["text"])),)
+    return ()
+
+
+def _plan_record(settings: LlmRecipe, diagnosis: Diagnosis) -> dict[str, Any]:
+    steps = settings.rl.steps if settings.rl is not None else 100
+    found = prescribe(diagnosis, LLM_GRPO, steps=steps)
+    first, *others = (p.to_dict() for p in found)
+    if settings.interventions == "prescribed":
+        return {**first, "source": "prescribed", "alternatives": others}
+    plan = chain(*settings.interventions)(Plan())
+    return {
+        "plan": plan.to_dict(),
+        "reason": "the recipe names this plan",
+        "source": "recipe",
+        "alternatives": [first, *others],
+    }
+
+
+def _rl(work: Run) -> None:
+    settings = work.recipe.rl
+    if settings is None:
+        return
+    diagnosis = work.record.diagnosis()
+    stored = work.record.plan()
+    scores = work.record.scores()
+    if diagnosis is None or stored is None or scores is None:
+        raise ValueError(f"{work.record.path}: the diagnosis is missing")
+    train, heldout = work.rows()
+    curve = record.MetricsLog(work.record.path / "curve.jsonl")
+    policy, tokenizer = rl.train(
+        work.record.sft,
+        settings,
+        measure.plan_of(stored),
+        rl.Experience(
+            rows=train,
+            heldout=heldout,
+            pi0_rollouts=measure.rollouts_of_pi0(
+                scores, {row.unit: row for row in heldout}, work.load(work.record.sft)[1]
+            ),
+            prior=max(diagnosis.j_policy, diagnosis.j_dataset),
+            alpha=diagnosis.alpha,
+        ),
+        work.judge,
+        load=work.load,
+        base=lambda: work.base()[0].state_dict(),
+        rollout=work.recipe.rollout,
+        lora=work.recipe.model.lora,
+        seed=work.recipe.seed,
+        folder=work.record.path / "checkpoints" / "rl",
+        metrics=work.record.metrics,
+        curve=curve,
+        world=work.world,
+    )
+    if work.world.main:
+        with record.replacing_folder(work.record.rl) as folder:
+            model.save(policy, tokenizer, folder)
+        measure.write_evaluations(curve, work.record.evaluations_file)
+
+
+def _outcome(work: Run) -> None:
+    """Measure the fine-tuned policy where pi_0 was measured."""
+    if work.recipe.rl is None:
+        return
+    before = work.record.scores()
+    if before is None:
+        raise ValueError(f"{work.record.path}: no scores of pi_0")
+    _, heldout = work.rows()
+    after = measure.again(
+        work.recipe,
+        _generator(work, work.record.rl),
+        work.judge,
+        rows=heldout,
+        before=before,
+        folder=work.record.path / "rollouts" / "finetuned",
+        world=work.world,
+    )
+    if work.world.main:
+        write_scores(after, work.record.outcome_scores_file)
+        diagnosis = work.record.diagnosis()
+        record.write_json(
+            work.record.outcome_file,
+            measure.outcome(
+                before,
+                after,
+                record.MetricsLog(work.record.path / "curve.jsonl"),
+                j_dataset=0.0 if diagnosis is None else diagnosis.j_dataset,
+                settings=work.recipe.diagnose,
+                seed=work.recipe.seed,
+            ),
+            nan_as_null=True,
+        )
+
+
+_STAGE: dict[str, Callable[[Run], None]] = {
+    "data": _data,
+    "sft": _sft,
+    "score": _score,
+    "sample": _sample,
+    "diagnose": _diagnose,
+    "rl": _rl,
+    "outcome": _outcome,
+}

@@ -1,0 +1,328 @@
+"""RL fine-tuning of pi_0 with TRL's GRPO, under a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from posttrain import progress
+from posttrain.intervention.plan import Plan, Replay, Reset, ramp
+from posttrain.intervention.reference import verify_reference
+from posttrain.intervention.reset import apply_reset
+from posttrain.llm import callbacks, training
+from posttrain.llm.data import Row
+from posttrain.llm.model import batch_of, demonstration_ids, device, prompt_ids, token_logps
+from posttrain.llm.reward import Judge
+from posttrain.llm.sft import peft_config
+from posttrain.llm.settings import Decoding, Lora, RlSettings
+from posttrain.llm.trainer import GroupShare, PlanGRPOTrainer, ReplayLoss
+from posttrain.llm.world import World
+from posttrain.record import MetricsLog
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class PlanError(ValueError):
+    """A plan asks for something that GRPO on a language model cannot do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experience:
+    """What RL starts from: pi_0 and D, and what the diagnosis measured of them."""
+
+    rows: Sequence[Row]
+    heldout: Sequence[Row]
+    pi0_rollouts: Sequence[tuple[Row, list[int]]]
+    prior: float
+    alpha: float
+
+
+def honour(plan: Plan, *, generations: int, lora: bool) -> None:
+    """Refuse what GRPO on a language model cannot do.
+
+    Raises:
+        PlanError: one sentence with the field, what it says and what can be done.
+    """
+    anchor, replay, reset = plan.anchor, plan.replay, plan.reset
+    if anchor is not None:
+        if anchor.term != "kl":
+            raise PlanError(f"anchor.term: GRPO can penalise kl, got {anchor.term!r}")
+        if anchor.estimator != "k3":
+            raise PlanError(f"anchor.estimator: GRPO estimates KL by k3, got {anchor.estimator!r}")
+        if anchor.reference != "fixed":
+            raise PlanError(
+                f"anchor.reference: only a fixed reference stays pi_0, got {anchor.reference!r}"
+            )
+    if replay is not None:
+        if replay.gate != "none":
+            raise PlanError("replay.gate: the map covers the diagnosed units only; use gate: none")
+        if ramp(replay.share).peak * generations > generations - 1:
+            raise PlanError(
+                f"replay.share: {ramp(replay.share).peak:g} of a group of {generations} leaves no "
+                "rollout of the policy; lower it or raise rl.trainer.num_generations"
+            )
+    if reset is not None:
+        _honour_reset(reset, replay, lora=lora)
+
+
+def _honour_reset(reset: Reset, replay: Replay | None, *, lora: bool) -> None:
+    if "critic" in reset.parts:
+        raise PlanError("reset.parts: GRPO has no critic to reset")
+    if "adapter" in reset.parts and not lora:
+        raise PlanError("reset.parts: there is no adapter to reset without model.lora")
+    if reset.every == 0 and set(reset.parts) <= {"adapter", "optimizer"}:
+        raise PlanError(
+            f"reset.parts: {list(reset.parts)} are new at step 0 anyway, so the reset would do "
+            "nothing; set reset.every"
+        )
+    destroyed = {"policy", "head", "last_layers"} & set(reset.parts)
+    if destroyed and reset.how != "interpolate" and replay is None:
+        raise PlanError(
+            f"reset.parts: {sorted(destroyed)} without replay leaves no way back, since a policy "
+            "without successes gets no gradient from RL; add a replay intervention"
+        )
+
+
+def train(
+    pi0: Path,
+    settings: RlSettings,
+    plan: Plan,
+    experience: Experience,
+    judge: Judge,
+    *,
+    load: Callable[[Path], tuple[PreTrainedModel, PreTrainedTokenizerBase]],
+    base: Callable[[], Mapping[str, torch.Tensor]],
+    rollout: Decoding,
+    lora: Lora | None,
+    seed: int,
+    folder: Path,
+    metrics: MetricsLog,
+    curve: MetricsLog,
+    world: World,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Fine-tune; return the final policy (adapters merged).
+
+    Args:
+        pi0: folder of the SFT checkpoint. It is the anchor's reference, whatever is reset.
+        settings: steps, batch sizes and TRL's fields.
+        plan: what to keep.
+        experience: prompts, demonstrations and the diagnosis' rollouts.
+        judge: the reward.
+        load: reads a model folder.
+        base: weights that a reset may interpolate towards.
+        rollout: the sampler, the one that the diagnosis used.
+        lora: train an adapter on top of pi_0.
+        seed: of everything drawn here.
+        folder: checkpoints; a killed run resumes from the last whole one.
+        metrics: one row a logged step.
+        curve: one row an evaluation.
+        world: the processes.
+
+    Raises:
+        PlanError: the plan has a field that cannot be honoured.
+        WrongReferenceError: the reference that TRL built is not pi_0.
+    """
+    config = _config(settings, plan, rollout, seed=seed, folder=folder)
+    honour(plan, generations=config.num_generations, lora=lora is not None)
+    _check_cycle(config)
+    resume = world.broadcast(training.last_complete(folder) if world.main else None)
+    if world.main:
+        for log in (metrics, curve):
+            log.truncate_after(training.step_of(resume) if resume else -1)
+    model, tokenizer = load(pi0)
+    probe = _probe(model, tokenizer, experience, settings.probe_units)
+    reset, anchor, warmup = plan.reset, plan.anchor, plan.warmup
+    before = None
+    if reset is not None:
+        before = base() if reset.how == "interpolate" else None
+        if resume is None and "adapter" not in reset.parts:
+            parts = tuple(p for p in reset.parts if p != "optimizer")
+            if parts:
+                first = Reset(
+                    parts=parts, how=reset.how, keep=reset.keep, noise=reset.noise,
+                    layers=reset.layers,
+                )
+                apply_reset(first, model, base_state=before, seed=seed)
+    recorder = callbacks.Recorder()
+    with progress.bar("RL under the plan", settings.steps, speak=world.main) as bar:
+        trainer = PlanGRPOTrainer(
+            model=model,
+            reward_funcs=reward_function(judge, recorder),
+            args=config,
+            train_dataset=_dataset(experience.rows, stage="train"),
+            eval_dataset=_dataset(experience.heldout[: settings.eval_units], stage="eval"),
+            processing_class=tokenizer,
+            peft_config=None if lora is None else peft_config(lora),
+            **_replay_arguments(plan.replay, experience.rows, tokenizer, settings, seed),
+            wait=0 if warmup is None else warmup.steps,
+        )
+        if not any(p.requires_grad for p in trainer.model.parameters()):
+            raise PlanError("model: no parameter is trainable; RL would change nothing")
+        if anchor is not None:
+            _verify(trainer, probe)
+            trainer.add_callback(callbacks.AnchorSchedule(trainer, ramp(anchor.coefficient)))
+        if warmup is not None:
+            trainer.add_callback(callbacks.MomentWarmup(warmup.steps))
+        if reset is not None and reset.every:
+            trainer.add_callback(callbacks.ScheduledReset(reset, seed=seed, base=before))
+        trainer.add_callback(callbacks.Probe(trainer, probe))
+        trainer.add_callback(
+            callbacks.Curve(
+                trainer, recorder, curve, prior=experience.prior, world=world,
+                alpha=experience.alpha,
+            )
+        )
+        trainer.add_callback(
+            training.Keep(metrics, bar, ("reward", "regime/J", "regime/kl_to_pi0"))
+        )
+        trainer.add_callback(training.MarkComplete())
+        training.quiet(trainer)
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    return (trained if lora is None else trained.merge_and_unload()), tokenizer
+
+
+def _config(
+    settings: RlSettings, plan: Plan, rollout: Decoding, *, seed: int, folder: Path
+) -> Any:
+    from trl import GRPOConfig
+
+    if rollout.temperature == 0:
+        raise PlanError("rollout.temperature: RL needs samples, got 0 (greedy)")
+    beta = 0.0
+    if plan.anchor is not None:
+        beta = max(callbacks.FLOOR, ramp(plan.anchor.coefficient)(0))
+    return training.trainer_config(
+        GRPOConfig,
+        "rl.trainer",
+        {"logging_steps": 5, **settings.trainer},
+        ours={
+            "output_dir": str(folder),
+            "seed": seed,
+            "max_steps": settings.steps,
+            "beta": beta,
+            "temperature": rollout.temperature,
+            "top_p": rollout.top_p,
+            "top_k": rollout.top_k,
+            "max_completion_length": rollout.max_new_tokens,
+            "eval_strategy": "steps",
+            "eval_steps": settings.eval_every,
+            "eval_on_start": True,
+            "num_generations_eval": settings.eval_samples,
+            "save_steps": settings.save_every,
+            "sync_ref_model": False,
+        },
+    )
+
+
+def _check_cycle(config: Any) -> None:
+    """A checkpoint inside a generation cycle would not resume to the same run."""
+    cycle = config.steps_per_generation * config.num_iterations
+    if (config.save_steps * config.gradient_accumulation_steps) % cycle:
+        raise PlanError(
+            f"rl.save_every: {config.save_steps} steps end inside a cycle of {cycle} micro-batches "
+            "that share rollouts; a resumed run would differ. Save at a multiple"
+        )
+
+
+def _dataset(rows: Sequence[Row], *, stage: str) -> Any:
+    """One row a unit: the prompt, what the reward asks for, and which stage it is."""
+    from datasets import Dataset
+
+    first = {row.unit: row for row in reversed(rows)}
+    units = list(dict.fromkeys(row.unit for row in rows))
+    return Dataset.from_list([{**first[u].reward_columns(), "stage": stage} for u in units])
+
+
+def reward_function(
+    judge: Judge, recorder: callbacks.Recorder
+) -> Callable[..., list[float | None]]:
+    """The judge with TRL's signature; evaluations are recorded by unit."""
+    hidden = {"trainer_state", "log_extra", "log_metric", "environments"}
+
+    def reward(
+        prompts: list[Any], completions: list[Any], **columns: Any
+    ) -> list[float | None]:
+        names = [name for name in columns if name not in hidden]
+        rows = [
+            {"prompt": prompt, **{name: columns[name][i] for name in names}}
+            for i, prompt in enumerate(prompts)
+        ]
+        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+        values = [j.value for j in judge(rows, [text.strip() for text in texts])]
+        recorder.found += [
+            (row["unit"], value)
+            for row, value in zip(rows, values, strict=True)
+            if row["stage"] == "eval" and value is not None
+        ]
+        return values
+
+    return reward
+
+
+def _replay_arguments(
+    replay: Replay | None,
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: RlSettings,
+    seed: int,
+) -> dict[str, Any]:
+    if replay is None:
+        return {}
+    encoded = [(row.unit, *demonstration_ids(tokenizer, row)) for row in rows]
+    arguments: dict[str, Any] = {}
+    if ramp(replay.weight).peak > 0:
+        arguments["replay"] = ReplayLoss(
+            pairs=tuple((prompt, completion) for _, prompt, completion in encoded),
+            rows=settings.replay_rows,
+            weight=ramp(replay.weight),
+            token_weight=replay.token_weight,
+            pad=int(tokenizer.pad_token_id),
+            seed=seed,
+        )
+    if ramp(replay.share).peak > 0:
+        arguments["group"] = GroupShare(
+            share=ramp(replay.share),
+            completions={unit: completion for unit, _, completion in encoded},
+        )
+    return arguments
+
+
+@torch.no_grad()
+def _probe(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    experience: Experience,
+    units: int,
+) -> callbacks.ProbeBatch:
+    model = model.to(device()).eval()
+    pad = int(tokenizer.pad_token_id)
+    pairs = [
+        (prompt_ids(tokenizer, row.prompt), ids)
+        for row, ids in experience.pi0_rollouts[:units]
+    ]
+    rollouts = batch_of(pairs, pad, device())
+    demonstrations = [demonstration_ids(tokenizer, row) for row in experience.heldout[:units]]
+    return callbacks.ProbeBatch(
+        rollouts=rollouts,
+        pi0_logps=token_logps(model, rollouts)[0],
+        demonstrations=batch_of(demonstrations, pad, device()),
+    )
+
+
+@torch.no_grad()
+def _verify(trainer: PlanGRPOTrainer, probe: callbacks.ProbeBatch) -> None:
+    """The anchor must be pi_0: compare TRL's reference with pi_0 on pi_0's own rollouts."""
+    labels = probe.rollouts["labels"][:, 1:]
+    if trainer.ref_model is not None:
+        reference, _ = token_logps(trainer.ref_model.eval(), probe.rollouts)
+    else:
+        adapted = trainer.accelerator.unwrap_model(trainer.model)
+        with adapted.disable_adapter():
+            reference, _ = token_logps(adapted.eval(), probe.rollouts)
+    verify_reference(probe.pi0_logps, reference, labels != -100)

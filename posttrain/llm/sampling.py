@@ -1,0 +1,218 @@
+"""Rollouts of a policy: batched, k for each prompt, stopped once the regime is decided.
+
+Every batch is drawn from its own seed and written as soon as it is finished, so a killed run
+goes on where it stopped and ends with the same rollouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from posttrain import record
+from posttrain.llm.data import Row
+from posttrain.llm.model import device, end_ids, prompt_ids, trim_after_end
+from posttrain.llm.reward import Judge
+from posttrain.llm.settings import Decoding
+from posttrain.llm.world import World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer: its text, its tokens, and whether it ended before the limit."""
+
+    text: str
+    ids: list[int]
+    finished: bool
+
+
+class Generator(Protocol):
+    """Draws `samples` completions for each row; the same seed draws the same."""
+
+    def __call__(
+        self, rows: Sequence[Row], decoding: Decoding, *, samples: int, seed: int
+    ) -> list[list[Completion]]:
+        """Completions by row."""
+        ...
+
+
+def transformers_generator(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, at_once: int = 128
+) -> Generator:
+    """Generate with transformers, at most `at_once` sequences a call."""
+    model = model.to(device()).eval()
+    ends = end_ids(model, tokenizer)
+
+    @torch.no_grad()
+    def generate(
+        rows: Sequence[Row], decoding: Decoding, *, samples: int, seed: int
+    ) -> list[list[Completion]]:
+        prompts = [prompt_ids(tokenizer, row.prompt) for row in rows for _ in range(samples)]
+        flat: list[Completion] = []
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for start in range(0, len(prompts), at_once):
+                chunk = prompts[start : start + at_once]
+                padded = tokenizer.pad(
+                    {"input_ids": chunk}, padding=True, padding_side="left", return_tensors="pt"
+                ).to(device())
+                out = model.generate(
+                    **padded, **_options(decoding), eos_token_id=ends,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+                for ids in out[:, padded["input_ids"].shape[1] :].tolist():
+                    flat.append(_completion(tokenizer, ids, ends))
+        return [flat[i * samples : (i + 1) * samples] for i in range(len(rows))]
+
+    return generate
+
+
+def vllm_generator(path: Path, tokenizer: PreTrainedTokenizerBase) -> Generator:
+    """Generate with vLLM, where it is installed."""
+    try:
+        from vllm import LLM, SamplingParams
+    except ImportError as error:
+        raise ImportError(
+            "diagnose.backend is vllm, but vllm is not installed; install it or set "
+            "diagnose.backend=transformers"
+        ) from error
+    engine = LLM(model=str(path))
+
+    def generate(
+        rows: Sequence[Row], decoding: Decoding, *, samples: int, seed: int
+    ) -> list[list[Completion]]:
+        parameters = SamplingParams(
+            n=samples,
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            top_k=decoding.top_k or -1,
+            max_tokens=decoding.max_new_tokens,
+            seed=seed,
+        )
+        prompts = [{"prompt_token_ids": prompt_ids(tokenizer, row.prompt)} for row in rows]
+        outputs = engine.generate(prompts, parameters, use_tqdm=False)
+        return [
+            [
+                Completion(o.text.strip(), list(o.token_ids), o.finish_reason == "stop")
+                for o in request.outputs
+            ]
+            for request in outputs
+        ]
+
+    return generate
+
+
+def _options(decoding: Decoding) -> dict[str, Any]:
+    if decoding.temperature == 0:
+        return {
+            "max_new_tokens": decoding.max_new_tokens,
+            "do_sample": False,
+            "temperature": None,
+            "top_p": None,
+            "top_k": None,
+        }
+    return {
+        "max_new_tokens": decoding.max_new_tokens,
+        "do_sample": True,
+        "temperature": decoding.temperature,
+        "top_p": decoding.top_p,
+        "top_k": decoding.top_k,
+    }
+
+
+def _completion(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Sequence[int]
+) -> Completion:
+    kept, finished = trim_after_end(ids, ends)
+    return Completion(tokenizer.decode(kept, skip_special_tokens=True).strip(), kept, finished)
+
+
+def judge_completions(
+    judge: Judge,
+    rows: Sequence[Row],
+    completions: Sequence[Sequence[Completion]],
+    **columns: Any,
+) -> list[dict[str, Any]]:
+    """Score rollouts of pi_0 as RL would: a rollout without an answer is wrong.
+
+    Returns:
+        one record a rollout, with the columns of a scores table.
+    """
+    flat = [(row, c) for row, group in zip(rows, completions, strict=True) for c in group]
+    judgements = judge(
+        [{**row.reward_columns(), "completion_ids": c.ids} for row, c in flat],
+        [c.text for _, c in flat],
+    )
+    number = {row.unit: 0 for row in rows}
+    records = []
+    for (row, completion), judgement in zip(flat, judgements, strict=True):
+        records.append(
+            {
+                "source": "policy",
+                "unit": row.unit,
+                "return": judgement.value,
+                "seed": number[row.unit],
+                "steps": len(completion.ids),
+                "truncated": not completion.finished,
+                "unscorable": judgement.value is None,
+                "text": completion.text,
+                "prompt": row.text,
+                **columns,
+            }
+        )
+        number[row.unit] += 1
+    return records
+
+
+def rollouts(
+    rows: Sequence[Row],
+    generate: Generator,
+    judge: Judge,
+    decoding: Decoding,
+    *,
+    samples: int,
+    batch: int,
+    seed: int,
+    folder: Path,
+    enough: Callable[[list[dict[str, Any]]], bool],
+    tick: Callable[[int], None],
+    world: World,
+    split: str,
+    kind: str,
+) -> list[dict[str, Any]]:
+    """Roll out `rows` batch by batch until `enough` says so.
+
+    Args:
+        rows: one for each unit, in the order in which they are drawn.
+        folder: where finished batches are kept.
+        enough: looks at all records so far.
+        tick: told the number of units done.
+        world: the processes, each of which draws a part of every batch.
+        split: "seen" or "heldout".
+        kind: "rollout" or "deployment".
+    """
+    found: list[dict[str, Any]] = []
+    for number, start in enumerate(range(0, len(rows), batch)):
+        part = folder / f"{number:05d}.jsonl"
+        if part.exists():
+            records = record.read_jsonl(part)
+        else:
+            chunk = world.share(rows[start : start + batch])
+            seeds = np.random.SeedSequence([seed, number, world.rank]).generate_state(1)
+            drawn = generate(chunk, decoding, samples=samples, seed=int(seeds[0]))
+            records = world.gather(judge_completions(judge, chunk, drawn, split=split, decoding=kind))
+            if world.main:
+                record.write_jsonl(part, records)
+        found += records
+        tick(min(start + batch, len(rows)))
+        if enough(found):
+            break
+    return found

@@ -1,0 +1,262 @@
+"""The recipe of an SFT-then-RL run of a language model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field
+
+from posttrain.intervention.plan import Anchor, Replay, Reset, Warmup
+
+Intervention: TypeAlias = Annotated[Anchor | Replay | Warmup | Reset, Field(discriminator="kind")]
+
+
+def _require(condition: bool, sentence: str) -> None:  # noqa: FBT001 - reads as an assertion
+    if not condition:
+        raise ValueError(sentence)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """A low-rank adapter for both SFT and RL; SFT's is merged, so that the base of RL is pi_0."""
+
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.0
+    target: str = "all-linear"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """Which model SFT starts from, or which checkpoint is pi_0 when `sft` is null.
+
+    `path` is `tiny` (a small Llama made on the spot), `asset:NAME`, a local folder or a Hub name.
+    """
+
+    path: str = "tiny"
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    hidden: int = 128
+    layers: int = 2
+    lora: Lora | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corruption:
+    """Make part of the demonstrations wrong, to produce a weaker dataset on purpose.
+
+    `no_carry` adds digit by digit and forgets the carry; `flip` swaps a binary label;
+    `shuffle` gives a unit the answer of another one.
+    """
+
+    share: float
+    how: Literal["no_carry", "flip", "shuffle"]
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.share <= 1, f"share must lie in [0, 1], got {self.share!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSettings:
+    """Where prompts and demonstrations come from.
+
+    `path` is `reasoning_gym:TASK`, `asset:NAME`, a .jsonl or .parquet file, or whatever
+    `datasets.load_dataset` takes (a Hub name, a folder). `options` goes to the task's maker or to
+    `load_dataset`. `columns` maps our names (prompt, completion, answer, unit) to the file's.
+    `heldout` units are set aside by a hash of the prompt, the same in every run, and never trained on.
+    """
+
+    path: str
+    options: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
+    template: str | None = None
+    system: str | None = None
+    size: int | None = None
+    heldout: int = 500
+    heldout_path: str | None = None
+    seed: int = 1
+    corruption: Corruption | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.heldout >= 2, f"heldout must be >= 2 units, got {self.heldout!r}")
+        _require(self.size is None or self.size >= 2, f"size must be >= 2, got {self.size!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasoningGymReward:
+    """Score with a reasoning-gym task.
+
+    `exact` compares with the stored answer; `solved` asks the task's scorer for a full 1.0;
+    `partial` passes its score on, substring credit and all.
+    """
+
+    scoring: Literal["exact", "solved", "partial"] = "exact"
+    extract: str | None = None
+    kind: Literal["reasoning_gym"] = "reasoning_gym"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExactReward:
+    """1 where the completion equals the row's `answer` column, else 0.
+
+    `extract` is a regular expression whose first group is compared instead of the whole text.
+    """
+
+    answer: str = "answer"
+    extract: str | None = None
+    ignore_case: bool = False
+    kind: Literal["exact"] = "exact"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegexReward:
+    """1 where the pattern is found in the completion, else 0."""
+
+    pattern: str
+    kind: Literal["regex"] = "regex"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrlReward:
+    """A reward of `trl.rewards`, by name."""
+
+    name: str
+    kind: Literal["trl"] = "trl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionReward:
+    """Your own reward, `module:function`, with TRL's signature."""
+
+    path: str
+    kind: Literal["function"] = "function"
+
+    def __post_init__(self) -> None:
+        _require(
+            self.path.count(":") == 1 and all(self.path.split(":")),
+            f"path must read module:function, got {self.path!r}",
+        )
+
+
+RewardSettings: TypeAlias = Annotated[
+    ReasoningGymReward | ExactReward | RegexReward | TrlReward | FunctionReward,
+    Field(discriminator="kind"),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How completions are drawn. `temperature: 0` is greedy."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        _require(self.temperature >= 0, f"temperature must be >= 0, got {self.temperature!r}")
+        _require(0 < self.top_p <= 1, f"top_p must lie in (0, 1], got {self.top_p!r}")
+        _require(self.top_k >= 0, f"top_k must be >= 0 (0: off), got {self.top_k!r}")
+        _require(self.max_new_tokens >= 1, f"max_new_tokens: got {self.max_new_tokens!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SftSettings:
+    """Cloning of D. `trainer` takes the fields of TRL's SFTConfig.
+
+    `rows` clones only the first so many demonstrations; `only_correct` those that the reward
+    scores at its maximum (rejection sampling): D itself stays whole.
+    """
+
+    rows: int | None = None
+    only_correct: bool = False
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiagnoseSettings:
+    """How pi_0 is measured.
+
+    `samples` completions for each unit, `batch` units at a time, until the regime is decided or
+    `units` are spent. `minimum` units are always drawn, for the report's figures. `scores` reuses
+    a table of rollouts instead of drawing any.
+    """
+
+    margin: float = 0.05
+    alpha: float = 0.05
+    scale: tuple[float, float] = (0.0, 1.0)
+    samples: int = 4
+    units: int = 400
+    minimum: int = 100
+    batch: int = 50
+    seen_units: int = 100
+    scores: str | None = None
+    backend: Literal["transformers", "vllm"] = "transformers"
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "units", "batch"):
+            _require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)!r}")
+        _require(self.seen_units >= 0, f"seen_units must be >= 0, got {self.seen_units!r}")
+        _require(
+            self.scale[0] < self.scale[1], f"scale must read [low, high], got {list(self.scale)!r}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RlSettings:
+    """RL fine-tuning of pi_0. `trainer` takes the fields of TRL's GRPOConfig.
+
+    The sampler is the recipe's `rollout`, so that J(pi_0) is measured where RL starts.
+    Every `eval_every` steps, `eval_units` held-out prompts are rolled out `eval_samples` times.
+    """
+
+    steps: int = 100
+    eval_every: int = 20
+    eval_units: int = 200
+    eval_samples: int = 1
+    save_every: int = 20
+    probe_units: int = 32
+    replay_rows: int = 16
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "eval_every", "eval_units", "eval_samples", "save_every"):
+            _require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)!r}")
+        _require(self.probe_units >= 1, f"probe_units must be >= 1, got {self.probe_units!r}")
+        _require(self.replay_rows >= 1, f"replay_rows must be >= 1, got {self.replay_rows!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmRecipe:
+    """One run: SFT, diagnosis, prescription, RL, report.
+
+    `interventions: prescribed` runs the diagnosis' first prescription; a list runs that plan.
+    `threads` is the number of CPU threads of a process; 0 leaves it to torch.
+    """
+
+    kind: Literal["llm"]
+    name: str
+    data: DataSettings
+    reward: RewardSettings
+    model: ModelSettings = field(default_factory=ModelSettings)
+    sft: SftSettings | None = field(default_factory=SftSettings)
+    rollout: Decoding = field(default_factory=Decoding)
+    deployment: Decoding = field(default_factory=lambda: Decoding(temperature=0.0))
+    diagnose: DiagnoseSettings = field(default_factory=DiagnoseSettings)
+    interventions: Literal["prescribed"] | tuple[Intervention, ...] = "prescribed"
+    rl: RlSettings | None = field(default_factory=RlSettings)
+    seed: int = 0
+    output: str = "runs"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(self.name) and "/" not in self.name and self.name not in (".", ".."),
+            f"name must be a plain folder name, got {self.name!r}",
+        )
+        _require(
+            self.deployment.max_new_tokens == self.rollout.max_new_tokens
+            or self.deployment == Decoding(temperature=0.0),
+            "deployment.max_new_tokens must equal rollout.max_new_tokens: the length limit is RL's",
+        )

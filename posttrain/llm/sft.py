@@ -1,0 +1,154 @@
+"""Cloning of D with TRL's SFTTrainer, and whether it had converged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain import progress
+from posttrain.llm import training
+from posttrain.llm.data import Row
+from posttrain.llm.settings import Lora, SftSettings
+from posttrain.llm.world import World
+from posttrain.record import MetricsLog
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CHECKS = 10
+"""Held-out losses taken during SFT."""
+
+STILL_FALLING = 0.05
+"""Relative fall of the held-out loss over the last fifth of SFT that means: not converged."""
+
+NEGLIGIBLE = 0.01
+"""Falls below so many nats a token change no completion."""
+
+
+def train(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    heldout: Sequence[Row],
+    settings: SftSettings,
+    *,
+    lora: Lora | None,
+    seed: int,
+    folder: Path,
+    log: MetricsLog,
+    world: World,
+) -> tuple[PreTrainedModel, list[tuple[int, float]]]:
+    """Clone `rows`; return pi_0 (adapters merged) and its held-out losses by step.
+
+    A killed run resumes from its last whole checkpoint in `folder`.
+    """
+    from trl import SFTConfig, SFTTrainer
+
+    steps = _steps(settings, len(rows), world.size)
+    config = training.trainer_config(
+        SFTConfig,
+        "sft.trainer",
+        {"logging_steps": max(1, steps // 40), "save_steps": max(1, steps // 4), **settings.trainer},
+        ours={
+            "output_dir": str(folder),
+            "seed": seed,
+            "eval_strategy": "steps",
+            "eval_steps": max(1, steps // CHECKS),
+        },
+    )
+    resume = training.last_complete(folder) if world.main else None
+    resume = world.broadcast(resume)
+    if world.main:
+        log.truncate_after(training.step_of(resume))
+    with progress.bar("SFT on D", steps, speak=world.main) as bar:
+        trainer = SFTTrainer(
+            model=model,
+            args=config,
+            train_dataset=_dataset(rows),
+            eval_dataset=_dataset(heldout[:200]),
+            processing_class=tokenizer,
+            peft_config=None if lora is None else peft_config(lora),
+            callbacks=[training.Keep(log, bar, ("loss", "eval_loss")), training.MarkComplete()],
+        )
+        training.quiet(trainer)
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    losses = [
+        (int(row["step"]), float(row["eval_loss"]))
+        for row in trainer.state.log_history
+        if "eval_loss" in row
+    ]
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    return (trained if lora is None else trained.merge_and_unload()), losses
+
+
+def peft_config(lora: Lora) -> Any:
+    """The adapter that a recipe describes, as peft's configuration."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _dataset(rows: Sequence[Row]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_list(
+        [
+            {
+                "prompt": list(row.prompt),
+                "completion": [{"role": "assistant", "content": row.completion}],
+            }
+            for row in rows
+        ]
+    )
+
+
+def _steps(settings: SftSettings, rows: int, world: int) -> int:
+    given = settings.trainer
+    if given.get("max_steps", -1) > 0:
+        return int(given["max_steps"])
+    batch = (
+        given.get("per_device_train_batch_size", 8)
+        * given.get("gradient_accumulation_steps", 1)
+        * world
+    )
+    return math.ceil(math.ceil(rows / batch) * given.get("num_train_epochs", 3))
+
+
+def integrity(losses: Sequence[tuple[int, float]]) -> dict[str, Any]:
+    """Was pi_0 trained to the end? An under-trained pi_0 only looks inferior.
+
+    Compares the held-out loss (nats a token) at the end with the one at four fifths of SFT.
+
+    Returns:
+        `converged` (None where it cannot be told), `fall` (relative), `losses`, `text`.
+    """
+    points = [{"step": step, "loss": loss} for step, loss in losses]
+    if len(losses) < CHECKS // 2:
+        text = "too few held-out losses were taken to tell whether SFT had converged"
+        return {"converged": None, "fall": None, "losses": points, "text": text}
+    last_step, last = losses[-1]
+    earlier = [loss for step, loss in losses if step <= 0.8 * last_step]
+    best = min(loss for _, loss in losses)
+    fall = (earlier[-1] - last) / earlier[-1] if earlier[-1] > 0 else 0.0
+    falling = fall > STILL_FALLING and earlier[-1] - last > NEGLIGIBLE
+    if falling:
+        text = (
+            f"the held-out loss still fell by {fall:.0%} over the last fifth of SFT: "
+            "more SFT is the cure to try first"
+        )
+    elif last > 1.1 * best and last - best > NEGLIGIBLE:
+        text = (
+            f"the held-out loss rose from {best:.3f} to {last:.3f} nats a token: SFT memorised "
+            "its rows, so more of it will not help"
+        )
+    else:
+        text = f"the held-out loss had settled at {last:.3f} nats a token"
+    return {"converged": not falling, "fall": fall, "losses": points, "text": text}
