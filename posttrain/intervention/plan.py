@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from posttrain.intervention.ramp import Ramp, ramp
 
 Estimator: TypeAlias = Literal["k1", "k2", "k3", "exact"]
+Term: TypeAlias = Literal["kl", "bc"]
 Reference: TypeAlias = Literal["fixed", "synced", "reset"]
 TokenWeight: TypeAlias = Literal["none", "chord", "dft", "luffy"]
 Part: TypeAlias = Literal["policy", "critic", "head", "last_layers", "adapter", "optimizer"]
@@ -33,7 +34,7 @@ class Anchor:
     """
 
     coefficient: float | Ramp = 0.05
-    term: Literal["kl", "bc"] = "kl"
+    term: Term = "kl"
     estimator: Estimator = "k3"
     reference: Reference = "fixed"
     every: int = 0

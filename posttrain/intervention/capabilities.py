@@ -1,0 +1,136 @@
+"""What can a learner be told to do?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from posttrain.intervention.ramp import ramp
+
+if TYPE_CHECKING:
+    from posttrain.intervention.plan import (
+        Anchor,
+        Estimator,
+        Part,
+        Plan,
+        Reference,
+        Replay,
+        Reset,
+        Term,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """The fields of a plan that a learner honours. The default honours none.
+
+    A learner calls `unsupported` on its plan and refuses what comes back: a field that is passed
+    over in silence would turn an experiment into a no-op.
+    """
+
+    learner: str = "this learner"
+    """Name for messages."""
+    anchor: bool = False
+    estimators: tuple[Estimator, ...] = ("k3",)
+    """Of the anchor's KL; prescriptions use the first."""
+    terms: frozenset[Term] = frozenset({"kl"})
+    references: frozenset[Reference] = frozenset({"fixed"})
+    replay_weight: bool = False
+    """An imitation loss on the dataset beside the RL loss."""
+    replay_share: bool = False
+    """Dataset rows inside RL's own batches or groups."""
+    token_weights: bool = False
+    gate: bool = False
+    warmup: bool = False
+    warmup_fraction: float = 0.05
+    """Share of the planned steps that a prescribed warm-up takes."""
+    reset: frozenset[Part] = frozenset()
+    reset_during: bool = False
+    """Whether resets can be repeated during RL, not only made before it."""
+    critic: bool = False
+    """Learns off-policy from dataset transitions through a critic."""
+
+    def unsupported(self, plan: Plan) -> tuple[str, ...]:
+        """Say, one sentence a field, what the learner cannot honour. Empty when it can do all."""
+        missing: list[str] = []
+        if plan.anchor is not None:
+            missing += self._of_anchor(plan.anchor)
+        if plan.replay is not None:
+            missing += self._of_replay(plan.replay)
+        if plan.warmup is not None and not self.warmup:
+            missing.append("has no warm-up")
+        if plan.reset is not None:
+            missing += self._of_reset(plan.reset)
+        return tuple(f"{self.learner} {what}" for what in missing)
+
+    def supports(self, plan: Plan) -> bool:
+        """Whether the learner honours every field of the plan."""
+        return not self.unsupported(plan)
+
+    def _of_anchor(self, anchor: Anchor) -> list[str]:
+        if not self.anchor:
+            return ["has no anchor"]
+        missing = []
+        if anchor.term not in self.terms:
+            missing.append(f"cannot anchor by {anchor.term!r}, only by {sorted(self.terms)}")
+        if anchor.term == "kl" and anchor.estimator not in self.estimators:
+            missing.append(
+                f"cannot anchor with the estimator {anchor.estimator!r}, only with "
+                f"{sorted(self.estimators)}"
+            )
+        if anchor.reference not in self.references:
+            missing.append(
+                f"cannot move the anchor's reference ({anchor.reference!r}), only keep it "
+                f"{sorted(self.references)}"
+            )
+        return missing
+
+    def _of_replay(self, replay: Replay) -> list[str]:
+        weighs = replay.token_weight != "none"  # noqa: S105 - no password
+        wanted = (
+            (ramp(replay.weight).peak > 0, self.replay_weight, "has no imitation loss on data"),
+            (ramp(replay.share).peak > 0, self.replay_share, "cannot mix data into its batches"),
+            (weighs, self.token_weights, f"cannot weigh tokens by {replay.token_weight!r}"),
+            (replay.gate != "none", self.gate, "has no per-unit gate"),
+        )
+        return [what for needed, can, what in wanted if needed and not can]
+
+    def _of_reset(self, reset: Reset) -> list[str]:
+        missing = [f"cannot reset {part!r}" for part in reset.parts if part not in self.reset]
+        if reset.every > 0 and not self.reset_during:
+            missing.append("can reset only before RL, not every few steps (reset.every)")
+        return missing
+
+
+LLM_GRPO = Capabilities(
+    learner="GRPO",
+    anchor=True,
+    replay_weight=True,
+    replay_share=True,
+    token_weights=True,
+    gate=True,
+    warmup=True,
+    reset=frozenset({"policy", "head", "last_layers", "optimizer"}),
+    reset_during=True,
+)
+"""Group-relative RL of a language model, all weights trained."""
+
+LLM_GRPO_LORA = replace(
+    LLM_GRPO, learner="GRPO on a LoRA adapter", reset=frozenset({"adapter", "optimizer"})
+)
+"""The same with a LoRA adapter: what is frozen cannot be reset."""
+
+CONTROL_SAC = Capabilities(
+    learner="SAC",
+    anchor=True,
+    estimators=("exact", "k1", "k2", "k3"),
+    terms=frozenset({"kl", "bc"}),
+    replay_weight=True,
+    replay_share=True,
+    warmup=True,
+    warmup_fraction=0.01,
+    reset=frozenset({"policy", "critic", "head", "last_layers", "optimizer"}),
+    reset_during=True,
+    critic=True,
+)
+"""Off-policy actor-critic on a control task."""

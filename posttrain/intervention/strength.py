@@ -1,0 +1,112 @@
+"""How strong is a prescribed intervention at first?
+
+Functions of the planned RL steps and of what the learner can do. The numbers are first guesses
+in the range that published runs use, to be tuned; docs/plan.md lists where each comes from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from posttrain.intervention.plan import Anchor, Plan, Replay, Reset, Warmup, chain
+from posttrain.intervention.ramp import Ramp
+
+if TYPE_CHECKING:
+    from posttrain.intervention.capabilities import Capabilities
+    from posttrain.intervention.plan import Part
+
+
+def nothing(steps: int, learner: Capabilities) -> Plan:
+    """Plain RL from pi_0."""
+    del steps, learner
+    return Plan()
+
+
+def warmup(steps: int, learner: Capabilities) -> Plan:
+    """pi_0 acts, its weights wait."""
+    return Plan(warmup=Warmup(steps=max(1, round(learner.warmup_fraction * steps))))
+
+
+def anchor(steps: int, learner: Capabilities) -> Plan:
+    """Firm at first, when a policy degrades, then loose."""
+    pull = Ramp(0.1, 0.02, steps=steps, shape="cosine")
+    return Plan(anchor=Anchor(coefficient=pull, estimator=learner.estimators[0]))
+
+
+def anchor_after_warmup(steps: int, learner: Capabilities) -> Plan:
+    """The firm anchor, after a warm-up."""
+    return chain(*anchor(steps, learner).interventions)(warmup(steps, learner))
+
+
+def light_anchor(steps: int, learner: Capabilities) -> Plan:
+    """Enough to notice drift, too little to stop learning."""
+    pull = Ramp(0.02, 0.005, steps=steps)
+    return Plan(anchor=Anchor(coefficient=pull, estimator=learner.estimators[0]))
+
+
+def replay(steps: int, learner: Capabilities) -> Plan:
+    """An imitation loss that decays, on the tokens that are still undecided."""
+    del learner
+    weight = Ramp(0.5, 0.02, steps=steps, shape="cosine")
+    return Plan(replay=Replay(weight=weight, token_weight="chord"))  # noqa: S106 - no password
+
+
+def strong_replay(steps: int, learner: Capabilities) -> Plan:
+    """A larger one on all tokens: phi = p(1-p) would pass over those pi_0 never says."""
+    del learner
+    return Plan(replay=Replay(weight=Ramp(1.0, 0.05, steps=steps, shape="cosine")))
+
+
+def group(steps: int, learner: Capabilities) -> Plan:
+    """One demonstration in every group of eight, judged by the reward like the others."""
+    del steps, learner
+    return Plan(replay=Replay(share=0.125))
+
+
+def strong_replay_and_group(steps: int, learner: Capabilities) -> Plan:
+    """Both ways of showing demonstrations; both fade."""
+    del learner
+    return Plan(
+        replay=Replay(
+            weight=Ramp(1.0, 0.05, steps=steps, shape="cosine"),
+            share=Ramp(0.25, 0.0, steps=steps, shape="cosine"),
+        )
+    )
+
+
+def half_data(steps: int, learner: Capabilities) -> Plan:
+    """Half of every batch from the dataset."""
+    del steps, learner
+    return Plan(replay=Replay(share=0.5))
+
+
+def half_data_reset(steps: int, learner: Capabilities) -> Plan:
+    """Half of every batch from the dataset, into new networks."""
+    return chain(_reset(learner))(half_data(steps, learner))
+
+
+def strong_replay_reset(steps: int, learner: Capabilities) -> Plan:
+    """A reset, never without the replay that refills it."""
+    return chain(_reset(learner))(strong_replay(steps, learner))
+
+
+def light_mix(steps: int, learner: Capabilities) -> Plan:
+    """A little of both priors; the data's part fades."""
+    weight = Ramp(0.1, 0.0, steps=steps, shape="cosine")
+    data = Replay(weight=weight, token_weight="chord")  # noqa: S106 - no password
+    return chain(data)(light_anchor(steps, learner))
+
+
+def quarter_data_after_warmup(steps: int, learner: Capabilities) -> Plan:
+    """A little of both priors, for a learner with a critic."""
+    return chain(Replay(share=0.25))(warmup(steps, learner))
+
+
+def _reset(learner: Capabilities) -> Reset:
+    """The most that this kind of learner survives."""
+    parts: tuple[Part, ...] = ("last_layers", "optimizer")
+    if learner.critic:
+        parts = ("policy", "critic", "optimizer")
+    elif "last_layers" not in learner.reset:
+        parts = ("adapter", "optimizer")
+    return Reset(parts=parts)
