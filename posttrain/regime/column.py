@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -77,16 +79,33 @@ def read_columns(raw: Mapping[str, Any], rows: Ints | None = None) -> dict[str, 
                 f"column '{name}' has {len(values)} values while 'return' has {length}"
             )
     numbers = np.arange(1, length + 1) if rows is None else rows
-    columns = {
-        name: column
-        for name, values in given.items()
-        if name == "return" or not _nothing_known(values)
-        for column in [_read_column(name, values, numbers)]
-        if name == "return" or not _nothing_known(column)
-    }
+    columns = drop_unknown(
+        {
+            name: _read_column(name, values, numbers)
+            for name, values in given.items()
+            if name == "return" or not _all_null(values)
+        }
+    )
     _check_unscorable(columns, numbers)
     _check_duplicates(columns, numbers)
     return columns
+
+
+def drop_unknown(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Leave out the columns in which nothing is known: they say as much as absent ones."""
+    return {name: column for name, column in columns.items() if _says_something(name, column)}
+
+
+def _all_null(values: npt.NDArray[Any] | list[Any]) -> bool:
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        return False
+    return all(value is None for value in values)
+
+
+def _says_something(name: str, column: npt.NDArray[Any]) -> bool:
+    if name in COUNTS:
+        return bool((column != UNKNOWN).any())
+    return name == "return" or not _all_null(column)
 
 
 def unknown(name: str, length: int) -> npt.NDArray[Any]:
@@ -115,15 +134,6 @@ def _one_dimensional(name: str, values: Any) -> npt.NDArray[Any] | list[Any]:
     if array.ndim != 1:
         raise ScoresError(f"column '{name}' must be one-dimensional, got shape {array.shape}")
     return array
-
-
-def _nothing_known(values: npt.NDArray[Any] | list[Any]) -> bool:
-    """Whether a column is null, or the number that stands for null, from end to end."""
-    if isinstance(values, list):
-        return all(value is None for value in values)
-    if values.dtype == object:
-        return all(value is None for value in values.tolist())
-    return values.dtype == np.int64 and bool((values == UNKNOWN).all())
 
 
 def _read_column(name: str, values: npt.NDArray[Any] | list[Any], rows: Ints) -> npt.NDArray[Any]:
@@ -207,10 +217,12 @@ def _all_strings(values: Sequence[Any], *, optional: bool) -> bool:
     """Whether all are text that UTF-8 can hold; a lone surrogate is not."""
     if not set(map(type, values)) <= ({str, type(None)} if optional else {str}):
         return False
+    told = [value for value in values if value is not None] if optional else values
+    if all(map(str.isascii, told)):
+        return True
     try:
-        for value in values:
-            if value is not None and not value.isascii():
-                value.encode()
+        for value in told:
+            value.encode()
     except UnicodeEncodeError:
         return False
     return True
@@ -223,9 +235,9 @@ def _check_unscorable(columns: Mapping[str, npt.NDArray[Any]], rows: Ints) -> No
     bad = np.where(without, ~np.isnan(returns), ~np.isfinite(returns))
     if bad.any():
         at = int(bad.argmax())
-        wanted = "null, for an unscorable row," if without[at] else "a finite number"
-        value = None if np.isnan(returns[at]) else float(returns[at])
-        raise _wrong(rows[at], "return", wanted, value)
+        wanted = "null, for an unscorable row," if without[at] else "a finite number,"
+        got = "null or NaN" if np.isnan(returns[at]) else str(returns[at])
+        raise ScoresError(f"row {rows[at]}, column 'return': wanted {wanted} got {got}")
 
 
 def _check_duplicates(columns: Mapping[str, npt.NDArray[Any]], rows: Ints) -> None:
@@ -234,8 +246,8 @@ def _check_duplicates(columns: Mapping[str, npt.NDArray[Any]], rows: Ints) -> No
         return
     names = ("unit", "seed", "source", "split", "decoding")
     parts = [columns[name] for name in names if name in columns]
-    hashed = _hash(parts)
-    if len(np.unique(hashed)) == len(hashed):
+    hashed = np.sort(_hash(parts))
+    if (hashed[1:] != hashed[:-1]).all():
         return
     first: dict[tuple[Any, ...], int] = {}
     for row, key in zip(rows, zip(*(part.tolist() for part in parts), strict=True), strict=True):
@@ -270,10 +282,8 @@ def _wrong(row: Any, name: str, wanted: str, got: Any) -> ScoresError:
 
 def _show(value: Any) -> str:
     """Show what came as JSON would, shortened."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "true", False: "false"}[value]
     try:
         shown = repr(value)
     except ValueError:  # more digits than Python converts

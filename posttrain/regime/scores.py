@@ -6,11 +6,9 @@ read from and written to JSONL, CSV and Parquet.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +21,17 @@ from posttrain.regime.column import (
     Ints,
     ScoresError,
     Strings,
+    drop_unknown,
     either,
     known,
     read_columns,
     unknown,
 )
 from posttrain.regime.table import read_table, transpose, write_table
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["Scores", "ScoresError", "concat", "read_scores", "write_scores"]
 
@@ -78,9 +81,7 @@ class Scores:
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, field) for field, name in FIELDS.items()}
-        columns = read_columns(given)
-        for field, name in FIELDS.items():
-            object.__setattr__(self, field, columns.get(name))
+        _hold(self, read_columns(given))
 
     def __len__(self) -> int:
         return len(self.returns)
@@ -146,13 +147,7 @@ class Scores:
         return _scores(transpose(rows), None)
 
     def _take(self, keep: Bools) -> Scores:
-        return Scores(
-            **{
-                field: column[keep]
-                for field in FIELDS
-                if (column := getattr(self, field)) is not None
-            }
-        )
+        return _checked(drop_unknown({n: c[keep] for n, c in _present(self).items()}))
 
 
 FIELDS: Final = {
@@ -243,8 +238,19 @@ def _scores(raw: Mapping[str, Any], source: Source | None) -> Scores:
         raise ScoresError("there are no rows")
     if source is not None:
         raw, rows = _select(raw, rows, source)
-    columns = read_columns(raw, rows)
-    return Scores(**{field: columns[name] for field, name in FIELDS.items() if name in columns})
+    return _checked(read_columns(raw, rows))
+
+
+def _hold(scores: Scores, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+    for field, name in FIELDS.items():
+        object.__setattr__(scores, field, columns.get(name))
+
+
+def _checked(columns: Mapping[str, npt.NDArray[Any]]) -> Scores:
+    """Hold columns that were checked before: checking a million rows takes a second."""
+    scores = Scores.__new__(Scores)
+    _hold(scores, columns)
+    return scores
 
 
 def _select(raw: Mapping[str, Any], rows: Ints, source: Source) -> tuple[Mapping[str, Any], Ints]:

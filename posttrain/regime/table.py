@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +23,9 @@ from posttrain.regime.column import (
     check_names,
     known,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Raw = dict[str, Any]
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -181,15 +183,15 @@ def _unpack(name: str, column: Any) -> Any:
     from pyarrow import types
 
     kind = column.type
-    if types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
+    if types.is_dictionary(kind) and types.is_string(kind.value_type) and len(column):
+        shared = column.unify_dictionaries().combine_chunks()
+        words = np.array([*shared.dictionary.to_pylist(), None], dtype=object)
+        return words[shared.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
     if name in COUNTS and types.is_signed_integer(kind):
         return column.cast(pa.int64()).fill_null(UNKNOWN).to_numpy()
     if name == "return" and (types.is_floating(kind) or types.is_integer(kind)):
         return column.cast(pa.float64(), safe=False).to_numpy()
-    if types.is_boolean(kind) and not column.null_count:
-        return column.to_numpy()
-    if types.is_string(kind) or types.is_large_string(kind):
+    if kind in {pa.string(), pa.large_string()} or (kind == pa.bool_() and not column.null_count):
         return column.to_numpy()
     return column.to_pylist()
 
@@ -216,7 +218,7 @@ def _pack(name: str, column: npt.NDArray[Any]) -> Any:
     if name in FLAGS:
         return pa.array(column)
     packed = pa.array(column, type=pa.string())
-    return packed.dictionary_encode() if name in CHOICES else packed
+    return packed.dictionary_encode() if name in CHOICES or name == "unit" else packed
 
 
 _FORMATS: Final = {
