@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from posttrain.inputs import Sides
     from posttrain.regime.diagnosis import Diagnosis
 
