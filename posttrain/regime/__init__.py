@@ -2,6 +2,7 @@
 
 from posttrain.regime.diagnosis import diagnose
 from posttrain.regime.scores import Scores, ScoresError, concat, read_scores, write_scores
+from posttrain.regime.sequential import Sequential, diagnose_sequential, start
 from posttrain.regime.verdict import (
     DecodingGap,
     Diagnosis,
@@ -21,9 +22,12 @@ __all__ = [
     "Regime",
     "Scores",
     "ScoresError",
+    "Sequential",
     "concat",
     "decide",
     "diagnose",
+    "diagnose_sequential",
     "read_scores",
+    "start",
     "write_scores",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -58,17 +58,20 @@ def flags_of_pairing(pairing: Pairing, *, margin: float) -> Iterator[Flag]:
 
 
 def flags_of_scores(
-    scores: Scores, *, side: str, scale: tuple[float, float], mean: float
+    scores: Scores | ArrayLike, *, side: Literal["policy", "dataset"], scale: tuple[float, float]
 ) -> Iterator[Flag]:
     """Say what one side's table shows beside its returns."""
+    if not isinstance(scores, Scores):
+        return
     if scores.unscorable is not None and (lost := int(np.sum(scores.unscorable))):
-        low = scale[0]
-        as_low = (mean * (len(scores) - lost) + low * lost) / len(scores)
+        low, known = scale[0], scores.scorable.returns
+        as_low = (known.sum() + low * lost) / len(scores)
         name = "J(pi_0)" if side == "policy" else "J(D)"
         yield Flag(
             "unscorable",
-            f"{lost} of {len(scores)} {NAMES[side]} are unscorable and left out of "
-            f"{name} = {mean:.3g}; counted as {low:g} they would make it {as_low:.3g}.",
+            f"{lost} of {len(scores)} {NAMES[side]} could not be scored and are left out; the "
+            f"others average {known.mean():.3g}, and counting those as {low:g} would make {name} "
+            f"{as_low:.3g}.",
         )
     if scores.truncated is not None and (cut := int(np.sum(scores.truncated))):
         yield Flag(

@@ -51,16 +51,23 @@ class Pairing:
     """Units that only one side has, and that a paired test leaves out."""
 
 
-def sample(returns: Scores | ArrayLike, *, side: str, scale: tuple[float, float] | None) -> Sample:
+def sample(
+    returns: Scores | ArrayLike,
+    *,
+    side: str,
+    scale: tuple[float, float] | None,
+    least: int = 2,
+) -> Sample:
     """Average one side's scorable returns by unit.
 
     Args:
         returns: Scores, or an array [n] of returns, each of which is then a unit of its own.
         side: "policy" or "dataset", for the sentences of errors.
         scale: Lowest and highest possible return; None stands for (0, 1).
+        least: How many units are needed.
 
     Raises:
-        ValueError: For no returns, fewer than 2 units, NaN, infinite values, or values outside
+        ValueError: For no returns, too few units, NaN, infinite values, or values outside
             the scale.
     """
     units: NDArray[Any] | None = None
@@ -78,9 +85,9 @@ def sample(returns: Scores | ArrayLike, *, side: str, scale: tuple[float, float]
     if units is not None:
         units, index, sizes = np.unique(units, return_inverse=True, return_counts=True)
         scaled = np.bincount(index, weights=scaled) / sizes
-    if scaled.size < 2:
+    if scaled.size < least:
         raise ValueError(
-            f"{side}: a diagnosis needs at least 2 independent units, got {scaled.size} "
+            f"{side}: a diagnosis needs at least {least} independent units, got {scaled.size} "
             f"({sizes.sum()} episodes)"
         )
     return Sample(np.clip(scaled, 0.0, 1.0), units, sizes, tied)

@@ -31,6 +31,19 @@ class Interval(NamedTuple):
     high: float
 
 
+EVERYTHING = Interval(-1.0, 1.0)
+"""Every gap that there can be."""
+
+
+def meet(a: Interval, b: Interval) -> Interval:
+    """What both intervals allow, or `a` where they contradict each other.
+
+    So a verdict that `a` gives is kept, whatever comes after it.
+    """
+    both = Interval(max(a.low, b.low), min(a.high, b.high))
+    return both if both.low <= both.high else a
+
+
 def decide(interval: Interval, margin: float) -> Regime:
     """Read the regime off an interval at level 1 - 2α for the gap.
 
