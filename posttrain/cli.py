@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-import os
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
+
+from posttrain.ending import BAD_INPUT, UNDECIDED, guarded, leave, rank
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from posttrain.inputs import Sides
     from posttrain.regime.diagnosis import Diagnosis
-
-BAD_INPUT, UNDECIDED, INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(
     name="posttrain",
@@ -46,70 +44,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the machine form and n
 
 def verb(function: Callable[P, None]) -> Callable[P, None]:
     """Register a command whose user errors end in a sentence and an exit status."""
-
-    @functools.wraps(function)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            function(*args, **kwargs)
-        except KeyboardInterrupt:
-            _leave("stopped; the same command goes on where the record ends", INTERRUPTED)
-        except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
-        except ImportError as error:
-            if not _is_absent_package(error) or _wants_traceback():
-                raise
-            extra = "report" if error.name in {"jinja2", "matplotlib", "markupsafe"} else "llm"
-            _leave(f"{error.name} is not installed: pip install 'posttrain[{extra}]'", BAD_INPUT)
-        except (ValueError, OSError) as error:
-            if not _is_for_the_user(error) or _wants_traceback():
-                raise
-            _leave(_sentence(error), BAD_INPUT, once=type(error).__name__ == "RecipeError")
-
-    return app.command()(guarded)
-
-
-def _leave(sentence: str, status: int, *, once: bool = False) -> NoReturn:
-    """Say why on standard error and go; with `once`, only the first process says it."""
-    if _rank() == 0:
-        typer.echo(f"posttrain: {sentence}", err=True)
-    elif not once:
-        typer.echo(f"posttrain, process {_rank()}: {sentence}", err=True)
-    raise typer.Exit(status)
-
-
-def _is_for_the_user(error: Exception) -> bool:
-    """Whether the message was written for the user: ours, or the system's about a file.
-
-    A ValueError out of a library is a defect to be seen with its traceback.
-    """
-    if isinstance(error, OSError) or type(error).__module__.startswith("posttrain"):
-        return True
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(
-        "posttrain"
-    )
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
-
-
-def _is_absent_package(error: ImportError) -> bool:
-    return isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("posttrain")
-
-
-def _wants_traceback() -> bool:
-    return os.environ.get("POSTTRAIN_TRACEBACK") == "1"
-
-
-def _rank() -> int:
-    """Which of the processes that accelerate started this is."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+    return app.command()(guarded(function))
 
 
 @verb
@@ -134,7 +69,10 @@ def diagnose(
         ),
     ] = None,
     sequential: Annotated[
-        bool, typer.Option("--sequential", help="Stop at the first unit that decides.")
+        bool,
+        typer.Option(
+            "--sequential", help="Stay valid however often you look while the files grow."
+        ),
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write an HTML page here.")] = None,
     json: Json = False,
@@ -182,13 +120,11 @@ def _settings(
 
 
 def _diagnose(sides: Sides, *, sequential: bool, **settings: Any) -> Diagnosis:
-    if sequential:
-        from posttrain.inputs import diagnose_in_turn
-
-        return diagnose_in_turn(sides, **settings)
     from posttrain.regime.diagnosis import diagnose
+    from posttrain.regime.sequential import diagnose_sequential
 
-    return diagnose(sides.policy, sides.dataset, deployment=sides.deployment, **settings)
+    test = diagnose_sequential if sequential else diagnose
+    return test(sides.policy, sides.dataset, deployment=sides.deployment, **settings)
 
 
 def _tell(result: Diagnosis, *, json: bool) -> None:
@@ -215,28 +151,22 @@ def prescribe(
 
     SOURCE may also be a diagnosis.json.
     """
-    from dataclasses import asdict
-
-    from posttrain.inputs import read_diagnosis, read_sides
+    from posttrain.inputs import planned_steps, read_diagnosis, read_sides
     from posttrain.intervention.prescription import prescribe
+    from posttrain.record import to_json
 
     stored = read_diagnosis(source) if source is not None else None
     if stored is None:
         sides = read_sides(source, policy=policy, dataset=dataset)
         stored = _diagnose(sides, sequential=False, **_settings(None))
-    plans = prescribe(stored) if steps is None else prescribe(stored, steps=steps)
+    plans = prescribe(stored, steps=steps or planned_steps(source))
     if json:
-        from posttrain.record import to_json
-
-        rows = [
-            asdict(p) | {"plan": p.plan.to_dict(), "fallback": p.fallback.to_dict()} for p in plans
-        ]
-        typer.echo(to_json(rows, indent=2))
+        typer.echo(to_json([plan.to_dict() for plan in plans], indent=2))
         return
-    from posttrain.terminal import prescription_table, show
+    from posttrain.terminal import prescription_list, show
 
     typer.echo(stored.sentence)
-    show(prescription_table(plans))
+    show(prescription_list(plans))
 
 
 @verb
@@ -251,7 +181,7 @@ def score(
     from posttrain.run import score
 
     path = score(recipe, overrides or (), out)
-    if _rank() == 0:
+    if rank() == 0:
         typer.echo(path)
 
 
@@ -274,7 +204,7 @@ def run(
     from posttrain.run import run
 
     folder = run(recipe, overrides or (), fresh=fresh, stop_after=stop_after)
-    if _rank() != 0:
+    if rank() != 0:
         return
     from posttrain.record import Record
     from posttrain.terminal import closing, show
@@ -288,7 +218,7 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's f
     from posttrain.report import write_report
 
     if not folder.is_dir():
-        _leave(f"{folder}: no such folder", BAD_INPUT)
+        leave(f"{folder}: no such folder", BAD_INPUT)
     typer.echo(write_report(folder))
 
 

@@ -176,6 +176,8 @@ def _sentence(item: Any, place: _Place) -> tuple[Path, str]:
         text = f"wanted {choices}, got {got}" + _nearest(place.value, choices)
     elif kind in {"union_tag_not_found", "union_tag_invalid"}:
         path, text = (*path, "kind"), _wrong_tag(context.get("tag"), place.wanted)
+    elif kind == "too_long":
+        text = f"wanted a list of at most {context['max_length']}, got {got}"
     elif kind in {"value_error", "assertion_error"}:
         text = str(context.get("error", item["msg"]))
     else:

@@ -94,3 +94,10 @@ def read_diagnosis(path: Path) -> Diagnosis | None:
         raise
     except ValueError as error:
         raise RecordError(f"{path}: not a diagnosis: {error}") from None
+
+
+def planned_steps(path: Path | None) -> int:
+    """Length of RL in the recipe of a run's folder; 100 where there is none."""
+    recipe = Record(path).recipe() if path is not None and path.is_dir() else None
+    rl = (recipe or {}).get("rl") or {}
+    return int(rl.get("steps", 100))

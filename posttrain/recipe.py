@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -51,7 +52,7 @@ def load(cls: type[T] | Any, source: Path | str, overrides: Sequence[str] = ()) 
     for override in overrides:
         path = _override(data, override)
         origins = {p: o for p, o in origins.items() if p[: len(path)] != path}
-        origins[path] = f"override {override.split('=', 1)[0]}"
+        origins[path] = "override"
     try:
         instance: T = TypeAdapter(cls).validate_json(json.dumps(data), strict=True, extra="forbid")
     except ValidationError as error:
@@ -96,7 +97,9 @@ def _document(source: Path | str) -> tuple[str, Document]:
     if isinstance(source, str):
         name, text = "recipe", source
     else:
-        name = str(source)
+        name = (
+            os.path.relpath(source) if source.resolve().is_relative_to(Path.cwd()) else str(source)
+        )
         try:
             text = source.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError as error:

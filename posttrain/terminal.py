@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -118,24 +119,34 @@ def _means(diagnosis: Diagnosis) -> Table:
     return table
 
 
-def prescription_table(prescriptions: Sequence[Prescription]) -> Table:
+def prescription_list(prescriptions: Sequence[Prescription]) -> Group:
     """Plans in the order of preference, with reasons, refutations and fallbacks."""
-    table = Table("", "plan", "reason", "refuted by", "fallback", show_lines=True, width=120)
-    for number, p in enumerate(prescriptions, start=1):
-        fallback = f"{describe(p.fallback)}\n{p.fallback_reason}"
-        style = "bold" if number == 1 else ""
-        table.add_row(str(number), Text(describe(p.plan), style), p.reason, p.refuted_by, fallback)
-    return table
+    return Group(*(_prescription(n, p) for n, p in enumerate(prescriptions, start=1)))
+
+
+def _prescription(number: int, prescription: Prescription) -> Panel:
+    p = prescription
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    if p.first != "run":
+        grid.add_row("before", p.first.replace("_", " "))
+    for label, text in (
+        ("plan", describe(p.plan)),
+        ("reason", p.reason),
+        ("refuted by", p.refuted_by),
+        ("fallback", f"{describe(p.fallback)}\n{p.fallback_reason}"),
+    ):
+        grid.add_row(label, Text(text))
+    title = f"{number}. {p.plan.family}" + (" (to run)" if number == 1 else "")
+    return Panel(grid, title=title, title_align="left", width=100)
 
 
 def describe(plan: Plan) -> str:
-    """A plan in a few lines: each intervention with the fields that differ from its defaults."""
-    lines = [_describe(i) for i in plan.interventions]
-    return "\n".join([plan.family, *lines])
+    """A plan, one line an intervention, with the fields that differ from its defaults."""
+    return "\n".join(_describe(i) for i in plan.interventions) or "plain RL"
 
 
 def _describe(intervention: Any) -> str:
-    from dataclasses import MISSING, fields
 
     shown = []
     for f in fields(intervention):
