@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
-from posttrain.intervention.ramp import Ramp, ramp
+from posttrain.intervention.ramp import Ramp, check_choice, ramp
 
 Estimator: TypeAlias = Literal["k1", "k2", "k3", "exact"]
 Term: TypeAlias = Literal["kl", "bc"]
@@ -42,6 +42,9 @@ class Anchor:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "coefficient", ramp(self.coefficient))
+        check_choice("Anchor.term", self.term, Term)
+        check_choice("Anchor.estimator", self.estimator, Estimator)
+        check_choice("Anchor.reference", self.reference, Reference)
         if (self.reference == "fixed") != (self.every == 0):
             raise ValueError(
                 f"Anchor.every is how often the reference moves: 0 with reference='fixed', "
@@ -72,6 +75,8 @@ class Replay:
     def __post_init__(self) -> None:
         object.__setattr__(self, "weight", ramp(self.weight))
         object.__setattr__(self, "share", ramp(self.share))
+        check_choice("Replay.token_weight", self.token_weight, TokenWeight)
+        check_choice("Replay.gate", self.gate, Gate)
         if ramp(self.share).peak > 1:
             raise ValueError(f"Replay.share must lie in [0, 1], got {self.share!r}")
         if ramp(self.weight).peak == 0 and ramp(self.share).peak == 0:
@@ -120,6 +125,9 @@ class Reset:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts))
+        check_choice("Reset.how", self.how, How)
+        for part in self.parts:
+            check_choice("Reset.parts", part, Part)
         if not self.parts:
             raise ValueError("Reset.parts must name at least one part, got none")
         if len(set(self.parts)) != len(self.parts):
@@ -212,22 +220,36 @@ def plan_from_dict(data: Mapping[str, Any]) -> Plan:
     """Rebuild a plan from `Plan.to_dict`, strictly.
 
     Raises:
-        ValueError: an unknown kind or field, with its name.
+        ValueError: an unknown kind or field, or a kind given twice, with its name.
     """
+    if "interventions" not in data:
+        raise ValueError(f"a plan needs the key 'interventions', got the keys {sorted(data)}")
     plan = Plan()
     for entry in data["interventions"]:
-        values = dict(entry)
-        kind = values.get("kind")
-        if kind not in _KINDS:
-            raise ValueError(f"interventions: kind must be one of {sorted(_KINDS)}, got {kind!r}")
-        known = {f.name for f in fields(_KINDS[kind])}
-        if extra := sorted(set(values) - known):
-            raise ValueError(f"{kind}: unknown field {extra[0]!r}; it has {sorted(known)}")
-        for name, value in values.items():
-            if isinstance(value, Mapping):
-                values[name] = Ramp(**value)
-        plan = _KINDS[kind](**values)(plan)
+        intervention = _intervention(entry)
+        if getattr(plan, intervention.kind) is not None:
+            raise ValueError(f"interventions: {intervention.kind!r} is given twice")
+        plan = intervention(plan)
     return plan
+
+
+def _intervention(entry: Mapping[str, Any]) -> AnyIntervention:
+    kind = entry.get("kind")
+    if kind not in _KINDS:
+        raise ValueError(f"interventions: kind must be one of {sorted(_KINDS)}, got {kind!r}")
+    _refuse_unknown(str(kind), entry, _KINDS[kind])
+    values = dict(entry)
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _refuse_unknown(f"{kind}.{name}", value, Ramp)
+            values[name] = Ramp(**value)
+    return _KINDS[kind](**values)
+
+
+def _refuse_unknown(path: str, entry: Mapping[str, Any], cls: type) -> None:
+    known = [f.name for f in fields(cls)]
+    if extra := sorted(set(entry) - set(known)):
+        raise ValueError(f"{path}: unknown field {extra[0]!r}; it has {known}")
 
 
 def plan_to_json(plan: Plan) -> str:

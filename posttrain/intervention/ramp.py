@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 Shape: TypeAlias = Literal["linear", "cosine"]
 
@@ -29,6 +29,7 @@ class Ramp:
     rise: int = 0
 
     def __post_init__(self) -> None:
+        check_choice("Ramp.shape", self.shape, Shape)
         for name, value in (("start", self.start), ("end", self.final)):
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"Ramp.{name} must be a finite number >= 0, got {value!r}")
@@ -85,6 +86,16 @@ class Ramp:
         )  # sum of cos(j a) for j < n is sin(n a/2) cos((n-1) a/2) / sin(a/2)
         cosines = math.sin(moved * angle / 2) * math.cos((moved - 1) * angle / 2)
         return 0.5 * (moved - cosines / math.sin(angle / 2))
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Refuse a value that is none of a Literal's.
+
+    Raises:
+        ValueError: with the name, the choices, and what came.
+    """
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {list(get_args(choices))}, got {value!r}")
 
 
 def ramp(strength: float | Ramp) -> Ramp:

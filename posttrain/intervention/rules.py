@@ -86,7 +86,7 @@ ADVICE: tuple[Advice, ...] = (
         regimes=(Regime.UNDECIDED,),
         when=("can be decided",),
         first="measure_more",
-        reason="The evidence does not decide: measure about {needed} further units first.",
+        reason="The evidence does not decide: measure more units first, about {needed:,}.",
     ),
 )
 
