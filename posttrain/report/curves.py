@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posttrain.report.figures import Row, _forest
+from posttrain.report.figures import Row, _forest, _say
 from posttrain.report.measure import Curve, Floats, running_median
+from posttrain.report.section import plain
 from posttrain.report.style import DATA, INK, PAPER, PI0, SOFT, TUNED, Colour
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from matplotlib.axes import Axes
 
 
@@ -29,7 +31,16 @@ class Levels:
         return max(self.policy, self.dataset)
 
 
-def training_curve(ax: Axes, curve: Curve, start: Levels, noise: float | None) -> None:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the final return is made of, as the run's record says it."""
+
+    stability: float
+    plasticity: float
+    noise: float | None = None
+
+
+def training_curve(ax: Axes, curve: Curve, start: Levels, parts: Parts) -> None:
     """Held-out return over RL steps, with the prior it must not lose and what it gained."""
     values, steps = curve.values, curve.steps
     low, high = np.array([[p.low, p.high] for p in curve.points]).T
@@ -40,17 +51,20 @@ def training_curve(ax: Axes, curve: Curve, start: Levels, noise: float | None) -
     shown = [v for v in (*low, *high, *values, start.policy, start.dataset) if np.isfinite(v)]
     pad = 0.06 * (max(shown) - min(shown) or 1.0)
     ax.set_ylim(min(shown) - pad, max(shown) + pad)
-    _level_lines(ax, start)
+    _level_lines(ax, start, values)
     worst, best = int(values.argmin()), int(values.argmax())
     for place in (worst, best):
-        ax.plot(steps[place], values[place], "o", ms=9, mfc="none", mec=INK.light, mew=1.3, zorder=4)
-    _brackets(ax, start.prior, float(values[worst]), float(values[best]), noise)
+        ax.plot(
+            steps[place], values[place], "o", ms=9, mfc="none", mec=INK.light, mew=1.3, zorder=4
+        )
+    _brackets(ax, start.prior, float(values[worst]), float(values[best]), parts)
     ax.set_xlabel("RL step")
     ax.set_ylabel("held-out return")
 
 
-def _level_lines(ax: Axes, start: Levels) -> None:
-    """J(pi_0) and J(D), their labels kept apart where the lines are close."""
+def _level_lines(ax: Axes, start: Levels, values: Floats) -> None:
+    """J(pi_0) and J(D), labelled at the end where the curve is further away."""
+    third = max(1, len(values) // 3)
     bottom, top = ax.get_ylim()
     upper_is_policy = start.policy >= start.dataset
     for name, value, colour, dashes, is_policy in (
@@ -62,12 +76,14 @@ def _level_lines(ax: Axes, start: Levels) -> None:
         up = prior and value < bottom + 0.93 * (top - bottom)
         up = up or value < bottom + 0.07 * (top - bottom)
         text = f"{name} = {value:.2f}" + (", the prior" if prior else "")
-        ax.annotate(text, (1, value), (-2, 3 if up else -3), textcoords="offset points",
-                    xycoords=("axes fraction", "data"), ha="right", va="bottom" if up else "top",
+        left = np.abs(values[:third] - value).min() > np.abs(values[-third:] - value).min()
+        ax.annotate(text, (0 if left else 1, value), (2 if left else -2, 3 if up else -3),
+                    xycoords=("axes fraction", "data"), textcoords="offset points",
+                    ha="left" if left else "right", va="bottom" if up else "top",
                     color=colour.light, fontweight="bold" if prior else "normal")  # fmt: skip
 
 
-def _brackets(ax: Axes, prior: float, worst: float, best: float, noise: float | None) -> None:
+def _brackets(ax: Axes, prior: float, worst: float, best: float, parts: Parts) -> None:
     """Arrows in the right margin: stability from the prior down, plasticity back up."""
     bottom, top = ax.get_ylim()
     for x, tail, head, colour in ((1.03, prior, worst, DATA), (1.075, worst, best, TUNED)):
@@ -75,16 +91,15 @@ def _brackets(ax: Axes, prior: float, worst: float, best: float, noise: float | 
                     textcoords=("axes fraction", "data"), annotation_clip=False,
                     arrowprops={"arrowstyle": "-|>", "color": colour.light, "lw": 1.6,
                                 "shrinkA": 0, "shrinkB": 0})  # fmt: skip
-    lines = [(f"stability\n{worst - prior:+.2f}", (prior + worst) / 2, DATA)]
-    lines.append((f"plasticity\n{best - worst:+.2f}", (worst + best) / 2, TUNED))
-    places = _apart([(y - bottom) / (top - bottom) for _, y, _ in lines], 0.2)
+    noise = "" if parts.noise is None else f"\nof it noise {plain(parts.noise)}"
+    lines = [
+        (f"stability\n{plain(parts.stability, signed=True)}", (prior + worst) / 2, DATA),
+        (f"plasticity\n{plain(parts.plasticity, signed=True)}{noise}", (worst + best) / 2, TUNED),
+    ]
+    places = _apart([(y - bottom) / (top - bottom) for _, y, _ in lines], 0.24)
     for (text, _, colour), y in zip(lines, places, strict=True):
         ax.text(1.1, y, text, transform=ax.transAxes, va="center", color=colour.light,
                 fontweight="bold", linespacing=1.15)  # fmt: skip
-    if noise is not None:
-        y = places[1] + (0.2 if places[1] > places[0] else -0.2)
-        ax.text(1.1, min(max(y, 0.06), 0.94), f"noise alone\n{noise:+.2f}", va="center",
-                transform=ax.transAxes, color=SOFT.light, linespacing=1.15)  # fmt: skip
 
 
 def _apart(places: Sequence[float], least: float) -> list[float]:
@@ -104,7 +119,7 @@ def series(
 ) -> None:
     """Logged values over steps, thin, with a running median where there are many."""
     for label, (steps, values, colour) in lines.items():
-        many = len(values) > 20
+        many = len(values) > 20 and planned is None  # a schedule has no noise to smooth
         ax.plot(steps, values, color=colour.light, lw=0.8 if many else 1.6, label=label,
                 alpha=0.4 if many else 1.0, marker="" if len(values) > 1 else "o")  # fmt: skip
         if many:
@@ -128,16 +143,20 @@ def ramp(ax: Axes, strength: Callable[[int], float], horizon: int) -> None:
     ax.plot(steps, values, color=TUNED.light, lw=1.6)
     ax.set_xlim(0, max(horizon, 1))
     ax.set_ylim(0, (values.max() or 1.0) * 1.15)
-    ax.set_yticks(np.unique([0.0, values.max()]), [f"{v:g}" for v in np.unique([0.0, values.max()])])
+    ax.set_yticks(
+        np.unique([0.0, values.max()]), [f"{v:g}" for v in np.unique([0.0, values.max()])]
+    )
     ax.set_xticks([0, horizon], ["0", f"{horizon} steps"])
-    ax.get_xticklabels()[-1].set_ha("right")
+    ax.get_xticklabels()[-1].set_horizontalalignment("right")
 
 
-def before_after(ax: Axes, rows: Sequence[tuple[str, float, float]], scale: tuple[float, float]) -> None:
+def before_after(
+    ax: Axes, rows: Sequence[tuple[str, float, float]], scale: tuple[float, float]
+) -> None:
     """Return of pi_0 and of the fine-tuned policy, one arrow a decoding."""
     pad = 0.03 * (scale[1] - scale[0])
     ax.set_xlim(scale[0] - pad, scale[1] + pad)
-    ax.set_ylim(len(rows) - 0.35, -0.75)
+    ax.set_ylim(len(rows) - 0.5, -0.75)
     ax.set_yticks([])
     ax.grid(visible=False)
     ax.spines["left"].set_visible(False)
@@ -146,7 +165,7 @@ def before_after(ax: Axes, rows: Sequence[tuple[str, float, float]], scale: tupl
                     "color": SOFT.light, "shrinkA": 4, "shrinkB": 4})  # fmt: skip
         for value, colour, marker in ((before, PI0, "o"), (after, TUNED, "D")):
             ax.plot(value, y, marker, ms=8, color=colour.light, mec=PAPER.light, mew=1.2)
-        ax.annotate(label, (ax.get_xlim()[0], y), (2, 9), textcoords="offset points", va="bottom")
+        _say(ax, label, (before + after) / 2, y - 0.2, SOFT if y else INK, bold=not y)
     ax.set_xlabel("mean held-out return")
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.record import Record, RecordError, read_jsonl
 from posttrain.report.measure import Curve, curve
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from posttrain.regime.diagnosis import Diagnosis
     from posttrain.regime.scores import Scores
 
@@ -62,13 +63,9 @@ def read_evidence(folder: Path) -> Evidence:
     diagnosis = record.diagnosis()
     policy = scores.where(source="policy") if scores is not None else None
     dataset = scores.where(source="dataset") if scores is not None else None
-    if diagnosis is None and (policy is None or dataset is None):
-        raise RecordError(
-            f"{folder}: a report needs diagnosis.json or scores.parquet; neither is there"
-        )
     return Evidence(
         name=folder.resolve().name,
-        diagnosis=diagnosis or _diagnose(policy, dataset),
+        diagnosis=diagnosis or _diagnose(policy, dataset, folder),
         diagnosed_here=diagnosis is None,
         seen=record.diagnosis(seen=True),
         policy=policy,
@@ -86,12 +83,14 @@ def read_evidence(folder: Path) -> Evidence:
     )
 
 
-def _diagnose(policy: Scores | None, dataset: Scores | None) -> Diagnosis:
+def _diagnose(policy: Scores | None, dataset: Scores | None, folder: Path) -> Diagnosis:
     """Diagnose the split and the decoding that decide."""
-    from posttrain.regime.diagnosis import diagnose  # noqa: PLC0415 - scipy.stats is slow to load
+    from posttrain.regime.diagnosis import diagnose
 
-    assert policy is not None
-    assert dataset is not None
+    if policy is None or dataset is None:
+        raise RecordError(
+            f"{folder}: a report needs diagnosis.json or scores.parquet; neither is there"
+        )
     return diagnose(deciding(policy), deciding(dataset))
 
 

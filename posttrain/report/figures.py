@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from posttrain.report.measure import BINS, NEVER, ROWS, Estimate, Floats, PassCurve, UnitMap
-from posttrain.report.style import DATA, INK, PAPER, PI0, RULE, SIZE, SOFT, Colour
+from posttrain.report.style import DATA, INK, PAPER, PI0, RULE, SIZE, SOFT, TUNED, Colour
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
+    from matplotlib.patches import Patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +32,17 @@ def margin_band(ax: Axes, rows: Sequence[Row], margin: float) -> None:
     """Intervals of the gap J(pi_0) - J(D) over the three zones that the margin cuts."""
     _gap_limits(ax, rows, margin)
     low, high = ax.get_xlim()
+    _forest(ax, rows, room=0.55)
     ax.axvspan(low, -margin, color=DATA.light, alpha=0.10, lw=0)
     ax.axvspan(margin, high, color=PI0.light, alpha=0.10, lw=0)
     for edge in (-margin, margin):
-        ax.axvline(edge, color=SOFT.light, lw=1, ls=(0, (3, 2)))
-    _forest(ax, rows)
-    top = {"transform": ax.transAxes, "va": "bottom", "fontweight": "bold"}
+        for y in range(len(rows)):  # in pieces, so that no line crosses a text
+            ax.plot([edge, edge], [y - 0.17, y + 0.5], color=SOFT.light, lw=1, ls=(0, (3, 2)))
+    top: dict[str, Any] = {"transform": ax.transAxes, "va": "bottom", "fontweight": "bold"}
     ax.text(0.0, 1.03, "D is better", color=DATA.light, ha="left", **top)
     ax.text(1.0, 1.03, "π₀ is better", color=PI0.light, ha="right", **top)
-    place = (0 - low) / (high - low)
-    if 0.3 < place < 0.7:
-        ax.text(place, 1.03, "no difference\nthat matters", color=SOFT.light, ha="center",
-                transform=ax.transAxes, va="bottom", linespacing=1.1)  # fmt: skip
-    ax.set_xlabel("gap J(π₀) − J(D); dashed: the margin of ±" + f"{margin:g}")
+    _say(ax, f"within ±{margin:g}: no difference that matters", 0.0, len(rows) - 0.12, SOFT)
+    ax.set_xlabel("gap J(π₀) − J(D)")
 
 
 def _gap_limits(ax: Axes, rows: Sequence[Row], margin: float) -> None:
@@ -60,22 +60,29 @@ def levels(ax: Axes, rows: Sequence[Row], scale: tuple[float, float]) -> None:
     ax.set_xlabel("mean return, on the reward's own scale")
 
 
-def _forest(ax: Axes, rows: Sequence[Row]) -> None:
-    """Rows from top to bottom, each an interval with its label above it."""
-    ax.set_ylim(len(rows) - 0.35, -0.75)
+def _forest(ax: Axes, rows: Sequence[Row], *, room: float = 0.0) -> None:
+    """Rows from top to bottom, each an interval with its label above it, `room` rows below."""
+    ax.set_ylim(len(rows) - 0.5 + room, -0.75)
     ax.set_yticks([])
     ax.grid(visible=False)
     ax.spines["left"].set_visible(False)
-    left = ax.get_xlim()[0]
     for y, row in enumerate(rows):
         e, width = row.estimate, 4.5 if row.decides else 2.0
         if np.isfinite(e.low):
             ax.plot([e.low, e.high], [y, y], color=row.colour.light, lw=width, alpha=0.55)
         ax.plot([e.value], [y], marker=row.marker, ms=8 if row.decides else 6, ls="",
                 color=row.colour.light, mec=PAPER.light, mew=1.2, clip_on=False)  # fmt: skip
-        ax.annotate(row.label, (left, y), (2, 9), textcoords="offset points", va="bottom",
-                    color=INK.light if row.decides else SOFT.light,
-                    fontweight="bold" if row.decides else "normal")  # fmt: skip
+        _say(ax, row.label, e.value, y - 0.2, INK if row.decides else SOFT, bold=row.decides)
+
+
+def _say(ax: Axes, text: str, x: float, y: float, colour: Colour, *, bold: bool = False) -> None:
+    """Write a line centred on `x`, moved as far as it must be to stay inside the axes."""
+    inside = ax.figure.bbox.width * 72 / ax.figure.dpi - 16
+    width = len(text) * SIZE * (0.64 if bold else 0.57) / inside
+    low, high = ax.get_xlim()
+    start = min((x - low) / (high - low) - width / 2, 0.995 - width)
+    ax.annotate(text, (max(start, 0.005), y), xycoords=("axes fraction", "data"), va="bottom",
+                color=colour.light, fontweight="bold" if bold else "normal")  # fmt: skip
 
 
 def unit_heatmap(ax: Axes, units: UnitMap) -> None:
@@ -86,8 +93,8 @@ def unit_heatmap(ax: Axes, units: UnitMap) -> None:
     ax.set_ylim(len(rows) - 0.5, -0.5)
     for y, i in enumerate(rows):
         for x, count in enumerate(units.table[i]):
-            colour = (DATA if i == 0 else SOFT) if x == NEVER else (PI0 if i else INK)
-            shade = 0.06 + 0.6 * np.sqrt(count / most) if count else 0.0
+            colour = (SOFT if i else DATA) if x == NEVER else (PI0 if i else TUNED)
+            shade = 0.06 + 0.45 * np.sqrt(count / most) if count else 0.0
             ax.add_patch(_tile(x, y, colour, float(shade)))
             ax.text(x, y, f"{count:,}", ha="center", va="center",
                     color=INK.light if count else SOFT.light)  # fmt: skip
@@ -102,7 +109,7 @@ def unit_heatmap(ax: Axes, units: UnitMap) -> None:
     ax.set_ylabel("demonstration")
 
 
-def _tile(x: float, y: float, colour: Colour, shade: float) -> "object":
+def _tile(x: float, y: float, colour: Colour, shade: float) -> Patch:
     from matplotlib.patches import FancyBboxPatch
 
     return FancyBboxPatch(
@@ -129,22 +136,25 @@ def pass_at_k(ax: Axes, curve: PassCurve, reached: float | None) -> None:
     ax.set_ylabel("share of units solved")
 
 
-def return_histograms(ax: Axes, policy: Floats, dataset: Floats, scale: tuple[float, float]) -> None:
+def return_histograms(
+    ax: Axes, policy: Floats, dataset: Floats, scale: tuple[float, float]
+) -> None:
     """Unit means of pi_0 upwards, returns of D downwards, on shared bins."""
     edges = np.linspace(scale[0], scale[1], 21)
-    tallest = 0.0
+    tallest = {1: 0.05, -1: 0.05}
     for values, colour, sign in ((policy, PI0, 1), (dataset, DATA, -1)):
         counts, _ = np.histogram(np.clip(values, *scale), bins=edges)
         shares = counts / max(counts.sum(), 1)
-        tallest = max(tallest, float(shares.max(initial=0)))
+        tallest[sign] = max(0.05, float(shares.max(initial=0)))
         ax.bar(edges[:-1], sign * shares, width=np.diff(edges), align="edge", lw=0.5,
                facecolor=(colour.light, 0.55), edgecolor=colour.light)  # fmt: skip
         if len(values):
-            ax.plot([values.mean()] * 2, [0, sign], color=colour.light, lw=1.4, ls=(0, (2, 1.5)))
-    tallest = max(tallest, 0.05)
-    ax.set_ylim(-1.3 * tallest, 1.3 * tallest)
+            ax.plot([values.mean()] * 2, [0, sign * tallest[sign]], color=colour.light, lw=1.4,
+                    ls=(0, (2, 1.5)))  # fmt: skip
+    room = 0.16 * sum(tallest.values())  # for the two lines of text
+    ax.set_ylim(-tallest[-1] - room, tallest[1] + room)
     ax.axhline(0, color=SOFT.light, lw=0.8)
-    ticks = [t for t in ax.get_yticks() if abs(t) <= 1.3 * tallest]
+    ticks = [t for t in ax.get_yticks() if -tallest[-1] - room <= t <= tallest[1] + room]
     ax.set_yticks(ticks, [f"{abs(t):.0%}" for t in ticks])
     for text, y, colour, va in (
         (f"π₀: mean of each of {len(policy):,} units", 0.99, PI0, "top"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,8 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from posttrain.regime.scores import Scores
 
 Floats = NDArray[np.float64]
@@ -45,14 +46,21 @@ class ByUnit:
     unscorable: Ints
 
 
+def unit_names(scores: Scores) -> NDArray[np.str_]:
+    """The unit of every episode; without units, each is its own."""
+    names = np.arange(len(scores)) if scores.unit is None else scores.unit
+    return np.asarray(names, dtype=str)
+
+
 def by_unit(scores: Scores, *, cut: float) -> ByUnit:
     """Gather episodes by unit. An episode succeeds where `success` says so, else from `cut` on."""
-    names = scores.unit if scores.unit is not None else np.arange(len(scores)).astype(str)
-    units, place = np.unique(np.asarray(names, dtype=str), return_inverse=True)
+    units, place = np.unique(unit_names(scores), return_inverse=True)
     size = len(units)
     returns = np.asarray(scores.returns, dtype=float)
     scorable = np.isfinite(returns)
-    won = scores.success if scores.success is not None else np.nan_to_num(returns, nan=-np.inf) >= cut
+    won = (
+        scores.success if scores.success is not None else np.nan_to_num(returns, nan=-np.inf) >= cut
+    )
     won = np.asarray(won, dtype=bool) & scorable
     counted = np.bincount(place[scorable], minlength=size)
     total = np.bincount(place[scorable], weights=returns[scorable], minlength=size)

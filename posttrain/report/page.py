@@ -16,7 +16,6 @@ from posttrain.report.part_recipe import recipe
 from posttrain.report.part_training import outcome, training
 from posttrain.report.part_units import recoverability, returns, units
 from posttrain.report.part_verdict import verdict
-from posttrain.report.section import Section
 from posttrain.report.style import css_variables
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from posttrain.regime.diagnosis import Diagnosis
     from posttrain.regime.scores import Scores
+    from posttrain.report.section import Section
 
 PARTS = (verdict, units, recoverability, returns, integrity, plan, training, outcome, recipe)
 """The sections, in the order of the page."""
@@ -83,7 +83,7 @@ def _html(evidence: Evidence, sections: list[Section]) -> str:
 @cache
 def _templates() -> jinja2.Environment:
     """Templates that escape every text: completions are written by a model."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(Path(__file__).parent / "template")
     found = Environment(
@@ -95,5 +95,6 @@ def _templates() -> jinja2.Environment:
         "count": s.count,
         "percent": s.percent,
         "interval": s.interval,
+        "symbols": s.symbols,
     }
     return found

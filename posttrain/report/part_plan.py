@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from posttrain.intervention.plan import AnyIntervention, Plan, Ramp, plan_from_dict
 from posttrain.report import curves, figures, words
-from posttrain.report.evidence import Evidence
 from posttrain.report.render import Plot
 from posttrain.report.section import Section
+
+if TYPE_CHECKING:
+    from posttrain.report.evidence import Evidence
 
 
 def integrity(evidence: Evidence) -> Section:
@@ -25,6 +27,8 @@ def integrity(evidence: Evidence) -> Section:
         for row in evidence.sft_metrics
         if isinstance(row.get("loss"), int | float) and "step" in row
     ]
+    if not points and found is not None:
+        points = list(enumerate(found.get("losses") or (), start=1))
     if len(points) > 1:
         steps, losses = np.array(points, dtype=float).T
         plots["loss"] = _loss_plot(steps, losses, int((found or {}).get("window", 0)))
@@ -44,7 +48,7 @@ def _loss_plot(steps: np.ndarray, losses: np.ndarray, window: int) -> Plot:
         alt=f"SFT loss from {losses[0]:.3g} to {losses[-1]:.3g} over {int(steps[-1])} steps.",
         caption=f"One run, {len(steps)} logged values."
         + (" Shaded: the end that convergence is judged on." if window else ""),
-        size=(430, 220),
+        size=(368, 200),
     )
 
 
@@ -62,7 +66,9 @@ def plan(evidence: Evidence) -> Section:
         "family": words.title(chosen.family, words.FAMILIES),
         "source": found.get("source"),
         "interventions": list(_interventions(chosen, horizon, plots)),
-        "alternatives": [_told(a) for a in found.get("alternatives") or () if isinstance(a, Mapping)],
+        "alternatives": [
+            _told(a) for a in found.get("alternatives") or () if isinstance(a, Mapping)
+        ],
     }
     return Section(key=key, title=title, body=body, plots=plots)
 
@@ -100,9 +106,7 @@ def _strengths(item: AnyIntervention) -> Iterator[tuple[str, Ramp]]:
             yield f.name, value
 
 
-def _interventions(
-    chosen: Plan, horizon: int, plots: dict[str, Plot]
-) -> Iterator[dict[str, Any]]:
+def _interventions(chosen: Plan, horizon: int, plots: dict[str, Plot]) -> Iterator[dict[str, Any]]:
     for item in chosen.interventions:
         ramps = []
         for name, r in _strengths(item):
@@ -114,6 +118,7 @@ def _interventions(
             (f.name, _setting(getattr(item, f.name)))
             for f in fields(item)
             if f.name != "kind" and not isinstance(getattr(item, f.name), Ramp)
+            if (f.name, getattr(item, f.name)) != ("every", 0)
         ]
         yield {"title": words.INTERVENTIONS[item.kind], "ramps": ramps, "settings": settings}
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from posttrain.report.evidence import Evidence
 from posttrain.report.section import Section
+
+if TYPE_CHECKING:
+    from posttrain.report.evidence import Evidence
 
 
 def recipe(evidence: Evidence) -> Section:

@@ -10,10 +10,10 @@ import numpy as np
 
 from posttrain.intervention.plan import plan_from_dict
 from posttrain.report import curves
-from posttrain.report.curves import Levels
+from posttrain.report.curves import Levels, Parts
 from posttrain.report.evidence import Evidence, deciding
 from posttrain.report.figures import Row
-from posttrain.report.measure import Curve, Estimate, Floats
+from posttrain.report.measure import Curve, Estimate, Floats, by_unit, unit_names
 from posttrain.report.part_units import cut
 from posttrain.report.render import Plot
 from posttrain.report.section import Section, excerpt, plain
@@ -78,13 +78,13 @@ def _decomposition(evidence: Evidence) -> Mapping[str, Any]:
 
 def _curve_plot(evidence: Evidence, curve: Curve, parts: Mapping[str, Any]) -> Plot:
     d = evidence.diagnosis
-    noise = parts.get("noise_floor")
-    draw = partial(
-        curves.training_curve,
-        curve=curve,
-        start=Levels(d.j_policy, d.j_dataset),
-        noise=float(noise) if isinstance(noise, int | float) else None,
+    start = Levels(d.j_policy, d.j_dataset)
+    told = Parts(
+        stability=parts.get("stability", curve.values.min() - start.prior),
+        plasticity=parts.get("plasticity", np.ptp(curve.values)),
+        noise=parts.get("noise_floor"),
     )
+    draw = partial(curves.training_curve, curve=curve, start=start, parts=told)
     units = curve.points[0].units
     of = f", each over {units:,} {evidence.noun}" if units else ""
     return Plot(
@@ -94,7 +94,7 @@ def _curve_plot(evidence: Evidence, curve: Curve, parts: Mapping[str, Any]) -> P
         f"lowest {plain(curve.values.min())}, highest {plain(curve.values.max())}.",
         caption=f"{len(curve.steps)} evaluations of one run{of}; band: 95% interval of each. "
         "Circles: the lowest and the highest.",
-        size=(430, 330),
+        size=(380, 320),
         wide=(880, 360),
     )
 
@@ -169,7 +169,8 @@ def _outcome_plots(
     ]
     steps = []
     for name, r in rows:
-        e = Estimate(r["gain"], *r["interval"], r.get("units", 0))
+        low, high = r["interval"]
+        e = Estimate(r["gain"], low, high, r.get("units", 0))
         ends = f"[{plain(e.low, signed=True)}, {plain(e.high, signed=True)}]"
         text = f"{name}: {plain(e.value, signed=True)} {ends} · {e.units:,} {evidence.noun}"
         steps.append(Row(text, e, TUNED, "D", decides=name == rows[0][0]))
@@ -180,14 +181,14 @@ def _outcome_plots(
             draw=partial(curves.before_after, rows=arrows, scale=evidence.diagnosis.scale),
             alt="Held-out return before and after RL. " + "; ".join(a[0] for a in arrows),
             caption="Circle: π₀. Diamond: after RL.",
-            size=(430, height),
+            size=(368, height),
         ),
         "gain": Plot(
             name="gain",
             draw=partial(curves.gains, rows=steps),
             alt="Gain of RL with interval. " + "; ".join(s.label for s in steps),
             caption="Difference on the same units, so what is easy or hard cancels.",
-            size=(430, height),
+            size=(368, height),
         ),
     }
 
@@ -200,52 +201,43 @@ def _pairs(evidence: Evidence) -> list[dict[str, Any]]:
     if evidence.policy is None or evidence.after is None:
         return []
     before, after = deciding(evidence.policy), deciding(evidence.after)
-    if before.unit is None or after.unit is None or before.text is None or after.text is None:
+    if before.text is None or after.text is None:
         return []
-    shared = sorted(set(before.unit) & set(after.unit))
-    old, new = _means(before), _means(after)
-    change = sorted((new[u] - old[u], u) for u in shared if np.isfinite(new[u] - old[u]))
+    old, new = (_means(scores, at=cut(evidence)) for scores in (before, after))
+    change = sorted((new[u] - old[u], u) for u in old if np.isfinite(new.get(u, np.nan) - old[u]))
     gained = [u for c, u in reversed(change) if c > 0][:2]
     lost = [u for c, u in change if c < 0][:2]
     same = [u for c, u in change if c == 0][:1]
     return [
         {
-            "unit": str(u),
+            "unit": u,
             "verdict": kind,
             "prompt": excerpt(_prompt(evidence, u)),
-            "before": _sample(before, u, old[u], at=cut(evidence)),
-            "after": _sample(after, u, new[u], at=cut(evidence)),
+            "before": _sample(before, u, old[u]),
+            "after": _sample(after, u, new[u]),
         }
         for kind, units in (("gained", gained), ("lost", lost), ("unchanged", same))
         for u in units
     ]
 
 
-def _means(scores: Scores) -> dict[str, float]:
-    assert scores.unit is not None
-    units, place = np.unique(scores.unit.astype(str), return_inverse=True)
-    known = np.isfinite(scores.returns)
-    counted = np.bincount(place[known], minlength=len(units))
-    total = np.bincount(place[known], weights=scores.returns[known], minlength=len(units))
-    means = np.divide(total, counted, out=np.full(len(units), np.nan), where=counted > 0)
-    return dict(zip(units.tolist(), means.tolist(), strict=True))
+def _means(scores: Scores, *, at: float) -> dict[str, float]:
+    found = by_unit(scores, cut=at)
+    return dict(zip(found.units.tolist(), found.mean.tolist(), strict=True))
 
 
-def _sample(scores: Scores, unit: str, mean: float, *, at: float) -> dict[str, Any]:
+def _sample(scores: Scores, unit: str, mean: float) -> dict[str, Any]:
     """The first sample that is typical of the unit's mean, so that no lucky one is shown."""
-    assert scores.unit is not None
-    assert scores.text is not None
-    here = np.flatnonzero(scores.unit == unit)
-    far = np.abs(np.nan_to_num(scores.returns[here], nan=at) - mean)
-    i = int(here[int(far.argmin())])
-    return {"text": excerpt(scores.text[i]), "value": float(scores.returns[i]), "mean": mean,
-            "samples": len(here)}  # fmt: skip
+    here = np.flatnonzero(unit_names(scores) == unit)
+    i = here[int(np.nanargmin(np.abs(scores.returns[here] - mean)))]
+    text = None if scores.text is None else scores.text[i]
+    return {"text": excerpt(text), "value": float(scores.returns[i]), "mean": mean}
 
 
 def _prompt(evidence: Evidence, unit: str) -> Any:
     if unit in evidence.texts:
         return evidence.texts[unit].get("prompt")
     scores = evidence.policy
-    if scores is None or scores.prompt is None or scores.unit is None:
+    if scores is None or scores.prompt is None:
         return None
-    return scores.prompt[np.flatnonzero(scores.unit == unit)[0]]
+    return scores.prompt[np.flatnonzero(unit_names(scores) == unit)[0]]

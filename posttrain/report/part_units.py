@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from posttrain.report.measure import (
     no_signal,
     pass_curve,
     unit_map,
+    unit_names,
 )
 from posttrain.report.render import Plot
 from posttrain.report.section import Section, excerpt, plain
@@ -51,18 +51,22 @@ def units(evidence: Evidence) -> Section:
     if policy.unit is None or dataset.unit is None:
         absent = "The scores name no units, so that demonstrations and samples cannot be matched."
         return Section(key=key, title=title, absent=absent)
-    placed = _placed(deciding(policy), deciding(dataset), cut(evidence))
+    policy, dataset = deciding(policy), deciding(dataset)
+    placed = _placed(policy, dataset, cut(evidence))
     if placed.units == 0:
         absent = "No unit has both a demonstration and a sample of π₀."
         return Section(key=key, title=title, absent=absent)
     other = _seen_map(evidence)
-    cells = [
+    cells: list[dict[str, Any]] = [
         {
             "cell": cell,
             "units": len(placed.cells[cell.key]),
             "share": len(placed.cells[cell.key]) / placed.units,
             "seen": None if other is None else len(other.cells[cell.key]) / max(other.units, 1),
-            "examples": list(_examples(evidence, placed.cells[cell.key])),
+            "examples": [
+                _example(evidence, policy, dataset, str(name))
+                for name in placed.cells[cell.key][:EXAMPLES]
+            ],
         }
         for cell in words.CELLS
     ]
@@ -103,28 +107,25 @@ def _success_rule(evidence: Evidence) -> str:
     return f"An episode succeeds from a return of {cut(evidence):g} on, the {which}."
 
 
-def _examples(evidence: Evidence, names: np.ndarray) -> Iterator[Mapping[str, Any]]:
-    for name in names[:EXAMPLES]:
-        yield {"unit": str(name), **_of_unit(evidence, str(name))}
-
-
-def _of_unit(evidence: Evidence, name: str) -> dict[str, Any]:
-    """Prompt, demonstration and one sample of a unit, as far as they are known."""
+def _example(evidence: Evidence, policy: Scores, dataset: Scores, name: str) -> dict[str, Any]:
     row = evidence.texts.get(name, {})
-    found: dict[str, Any] = {
-        "prompt": excerpt(row.get("prompt")),
-        "demonstration": excerpt(row.get("completion")),
-        "sample": "",
+    prompt, sample, of = _best(policy, name)
+    asked, shown, _ = _best(dataset, name)
+    return {
+        "unit": name,
+        "prompt": excerpt(row.get("prompt") or prompt or asked),
+        "demonstration": excerpt(shown or row.get("completion")),
+        "sample": excerpt(sample),
+        "samples": of,
     }
-    for key, scores in (("demonstration", evidence.dataset), ("sample", evidence.policy)):
-        if scores is None or scores.unit is None:
-            continue
-        here = np.flatnonzero(scores.unit == name)
-        if scores.text is not None and len(here):
-            found[key] = excerpt(scores.text[here[0]]) or found[key]
-        if scores.prompt is not None and len(here) and not found["prompt"]:
-            found["prompt"] = excerpt(scores.prompt[here[0]])
-    return found
+
+
+def _best(scores: Scores, name: str) -> tuple[Any, Any, int]:
+    """Prompt and text of a unit's best episode, and how many it has."""
+    here = np.flatnonzero(unit_names(scores) == name)
+    i = here[int(np.nan_to_num(scores.returns[here], nan=-np.inf).argmax())]
+    prompt = None if scores.prompt is None else scores.prompt[i]
+    return prompt, None if scores.text is None else scores.text[i], len(here)
 
 
 def _map_plot(placed: UnitMap, evidence: Evidence) -> Plot:
@@ -135,7 +136,7 @@ def _map_plot(placed: UnitMap, evidence: Evidence) -> Plot:
         draw=partial(figures.unit_heatmap, units=placed),
         alt=f"{placed.units} {evidence.noun} by demonstration and success of π₀. {counts}.",
         caption=f"{placed.units:,} {evidence.noun}. Left of the line π₀ never succeeds.",
-        size=(430, 74 + 56 * rows),
+        size=(368, 74 + 56 * rows),
         wide=(720, 74 + 56 * rows),
     )
 
@@ -181,7 +182,7 @@ def _pass_plot(evidence: Evidence, curve: PassCurve) -> Plot:
         draw=partial(figures.pass_at_k, curve=curve, reached=reached),
         alt=f"pass@k of π₀: {points}.",
         caption=f"{curve.units:,} {evidence.noun}; band: 95% bootstrap interval over them.",
-        size=(430, 270),
+        size=(368, 240),
     )
 
 
@@ -196,23 +197,24 @@ def returns(evidence: Evidence) -> Section:
     plot = Plot(
         name="returns",
         draw=partial(
-            figures.return_histograms, policy=policy, dataset=dataset, scale=evidence.diagnosis.scale
+            figures.return_histograms,
+            policy=policy,
+            dataset=dataset,
+            scale=evidence.diagnosis.scale,
         ),
         alt=f"Histograms of {len(policy)} unit means of π₀ and {len(dataset)} returns of D.",
         caption="Shares of each side; episodes without a score are left out.",
-        size=(430, 270),
+        size=(368, 240),
     )
-    counts, worst = _worst(evidence)
+    counts, worst = _worst(evidence, evidence.dataset)
     return Section(
         key=key, title=title, plots={"returns": plot},
         body={"counts": counts, "worst": worst, "noun": evidence.noun},
     )  # fmt: skip
 
 
-def _worst(evidence: Evidence) -> tuple[dict[str, int], list[dict[str, Any]]]:
+def _worst(evidence: Evidence, d: Scores) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """Demonstrations of every split: right, wrong, unscorable and truncated, each counted once."""
-    d = evidence.dataset
-    assert d is not None
     lost = ~np.isfinite(d.returns)
     short = d.truncated.astype(bool) & ~lost if d.truncated is not None else np.zeros_like(lost)
     value = np.where(lost, np.inf, d.returns)
@@ -220,14 +222,14 @@ def _worst(evidence: Evidence) -> tuple[dict[str, int], list[dict[str, Any]]]:
     right, wrong = right & ~lost & ~short, ~right & ~lost & ~short
     kinds = np.select([lost, short, wrong], ["no score", "truncated", "wrong"], default="right")
     order = np.lexsort((np.arange(len(d)), value, right))
-    rows = [_demonstration(evidence, int(i), str(kinds[i])) for i in order[:WORST] if not right[i]]
+    rows = [
+        _demonstration(evidence, d, int(i), str(kinds[i])) for i in order[:WORST] if not right[i]
+    ]
     counts = {k: int((kinds == k).sum()) for k in ("right", "wrong", "no score", "truncated")}
     return counts, rows
 
 
-def _demonstration(evidence: Evidence, i: int, kind: str) -> dict[str, Any]:
-    d = evidence.dataset
-    assert d is not None
+def _demonstration(evidence: Evidence, d: Scores, i: int, kind: str) -> dict[str, Any]:
     name = str(d.unit[i]) if d.unit is not None else str(i)
     row = evidence.texts.get(name, {})
     prompt = d.prompt[i] if d.prompt is not None else None

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 from posttrain.report import figures, words
-from posttrain.report.evidence import Evidence
 from posttrain.report.figures import Row
 from posttrain.report.measure import Estimate
 from posttrain.report.render import Plot
@@ -15,7 +13,10 @@ from posttrain.report.section import Section, plain
 from posttrain.report.style import DATA, PI0
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from posttrain.regime.diagnosis import Diagnosis
+    from posttrain.report.evidence import Evidence
 
 
 def verdict(evidence: Evidence) -> Section:
@@ -66,7 +67,7 @@ def _estimate(value: float, interval: tuple[float, float], units: int) -> Estima
 
 def _band(evidence: Evidence) -> Plot:
     d, rows = evidence.diagnosis, list(_gap_rows(evidence))
-    height = 84 + 42 * len(rows)
+    height = 100 + 42 * len(rows)
     saying = words.REGIMES[str(d.regime)].headline
     return Plot(
         name="verdict",
@@ -75,7 +76,7 @@ def _band(evidence: Evidence) -> Plot:
         + "; ".join(r.label for r in rows),
         caption=f"The verdict is the zone that holds the whole {100 * (1 - 2 * d.alpha):g}% "
         "interval of the bold row. An interval in two zones is undecided.",
-        size=(400, height),
+        size=(368, height),
         wide=(720, height),
     )
 
@@ -88,8 +89,8 @@ def _levels(evidence: Evidence) -> Plot:
         draw=partial(figures.levels, rows=rows, scale=d.scale),
         alt="Mean returns: " + "; ".join(r.label for r in rows),
         caption=f"Mean return with its {100 * (1 - d.alpha):g}% interval.",
-        size=(400, 64 + 42 * len(rows)),
-        wide=(720, 64 + 42 * len(rows)),
+        size=(368, 58 + 42 * len(rows)),
+        wide=(720, 58 + 42 * len(rows)),
     )
 
 
@@ -101,5 +102,3 @@ def _level_rows(d: Diagnosis, noun: str) -> Iterator[Row]:
         e = _estimate(value, ends, units)
         label = f"{name}: {plain(value)} [{plain(e.low)}, {plain(e.high)}] · {units:,} {noun}"
         yield Row(label, e, colour, marker)
-
-

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from markupsafe import Markup, escape
@@ -14,6 +12,9 @@ from markupsafe import Markup, escape
 from posttrain.report.style import PALETTE, RC
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -37,7 +38,7 @@ class Plot:
     draw: Draw
     alt: str
     caption: str = ""
-    size: Size = (430, 240)
+    size: Size = (368, 220)
     """Width and height in pixels."""
     wide: Size | None = None
     """A second drawing for wide screens, where the first would waste them."""
@@ -62,9 +63,9 @@ class Plot:
 
 def _bytes(draw: Draw, size: Size, *, name: str, **options: Any) -> bytes:
     """Draw on a fresh figure, outside matplotlib's global state, and encode it."""
-    from matplotlib import rc_context  # noqa: PLC0415 - importing the report stays cheap
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     buffer = io.BytesIO()
     with rc_context({**RC, "svg.hashsalt": name}):

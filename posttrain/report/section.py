@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from posttrain.report.render import Plot
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from posttrain.report.render import Plot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,3 +77,8 @@ def excerpt(text: Any, most: int = 420) -> str:
     if len(text) <= most:
         return text
     return f"{text[: most * 2 // 3]} […] {text[-most // 3 :]}"
+
+
+def symbols(text: str | None) -> str:
+    """The page's sign for pi_0 in a sentence that came as plain text."""
+    return "" if text is None else text.replace("pi_0", "π₀")

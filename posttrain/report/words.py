@@ -72,10 +72,10 @@ CELLS: Final = (
          "RL finds no success here by itself. The dataset holds the only one."),
     Cell("rl", "Leave it to RL", "demonstration right, π₀ succeeds sometimes or always",
          "π₀ already finds successes, so reward is enough to learn from."),
-    Cell("drop", "Drop the demonstration", "demonstration wrong, π₀ succeeds sometimes or always",
-         "Imitating it would teach a mistake that π₀ does not make."),
     Cell("fix", "Fix or remove the prompt", "demonstration wrong, π₀ never succeeds",
          "Nobody succeeds: the prompt, its answer or the reward may be at fault."),
+    Cell("drop", "Drop the demonstration", "demonstration wrong, π₀ succeeds sometimes or always",
+         "Imitating it would teach a mistake that π₀ does not make."),
 )  # fmt: skip
 
 INTERVENTIONS: Final = {

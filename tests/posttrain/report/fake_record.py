@@ -15,7 +15,7 @@ from posttrain.regime.scores import Scores, concat, write_scores
 SAMPLES = 8
 STEPS = 120
 PLAN = chain(
-    Replay(weight=Ramp(0.5, 0.05, steps=80, shape="cosine"), token_weight="chord", gate="map"),
+    Replay(weight=Ramp(0.5, 0.05, steps=80, shape="cosine"), gate="map"),
     Anchor(coefficient=Ramp(0.02, 0.0, steps=100, rise=10)),
     Warmup(steps=5),
 )(Plan())
@@ -53,7 +53,8 @@ def write_record(folder: Path, *, units=160, seed=0, ease=0.0, demonstrations=0.
 def _example(split, i):
     a, b = 3 + 7 * i % 89, 5 + 11 * i % 83
     return {"unit": f"{split}-{i:05d}", "prompt": f"What is {a} + {b}?",
-            "completion": f"{a} + {b} = {a + b}. The answer is {a + b}.", "answer": str(a + b)}  # fmt: skip
+            "completion": f"{a} + {b} = {a + b}. The answer is {a + b}.",
+            "answer": str(a + b)}  # fmt: skip
 
 
 def _samples(rng, split, chance, decoding, samples=SAMPLES):
@@ -181,7 +182,8 @@ def _outcome(record, evaluated, solved):
     prior = max(0.93, values[0])
     before, after = float(solved.mean()), float(values[-1])
     gain = {"before": before, "after": after, "gain": after - before, "alpha": 0.05,
-            "interval": [after - before - 0.05, after - before + 0.05], "units": len(solved)}  # fmt: skip
+            "interval": [after - before - 0.05, after - before + 0.05],
+            "units": len(solved)}  # fmt: skip
     write_json(record.outcome_file, {
         **gain, "decoding": "rollout",
         "deployment": {**gain, "before": before + 0.1, "gain": after - before - 0.1,
