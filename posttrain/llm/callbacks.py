@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback
 
-from posttrain.intervention.kl import forward_kl_estimate, masked_mean
+from posttrain.intervention.kl import k3, masked_mean
 from posttrain.intervention.plan import Ramp, Reset
 from posttrain.intervention.reset import apply_reset
 from posttrain.llm import compat
@@ -128,8 +128,8 @@ class ProbeBatch:
 class Probe(TrainerCallback):
     """Measure the distance to pi_0 and to D at every log, whether or not the plan anchors.
 
-    `regime/kl_to_pi0` is the forward KL(pi_0 || pi) in nats a token on pi_0's own rollouts, the
-    gauge of forgetting of arXiv 2509.04259; `regime/nll_on_data` is in nats a token of D.
+    `regime/kl_to_pi0` is the forward KL(pi_0 || pi) in nats a token on pi_0's own rollouts (by k3),
+    the gauge of forgetting of arXiv 2509.04259; `regime/nll_on_data` is in nats a token of D.
     """
 
     def __init__(self, trainer: Any, batch: ProbeBatch) -> None:
@@ -152,7 +152,7 @@ class Probe(TrainerCallback):
         training = model.training
         model.eval()
         logps, mask = token_logps(model, self.batch.rollouts)
-        kl = forward_kl_estimate(logps, self.batch.pi0_logps, mask)
+        kl = masked_mean(k3(self.batch.pi0_logps, logps), mask)  # samples of pi_0: KL(pi_0 || pi)
         logps, mask = token_logps(model, self.batch.demonstrations)
         nll = -masked_mean(logps, mask)
         model.train(training)
@@ -185,26 +185,30 @@ class Curve(TrainerCallback):
         prior: float,
         world: World,
         alpha: float,
+        samples: int,
     ) -> None:
-        """Append to `log` what `recorder` holds after an evaluation; `prior` is J*_off."""
+        """Append to `log` what `recorder` holds after an evaluation.
+
+        `prior` is J*_off. Several processes pad their last batch with units that others have
+        done: more than `samples` returns of a unit are one too many.
+        """
         self.trainer, self.recorder, self.log = trainer, recorder, log
-        self.prior, self.world, self.alpha = prior, world, alpha
+        self.prior, self.world, self.alpha, self.samples = prior, world, alpha, samples
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """After the last held-out prompt has been scored."""
         del args, control
-        found = self.world.gather(self.recorder.take())
+        found = _at_most(self.samples, self.world.gather(self.recorder.take()))
         if self.world.main:
-            past = [row for row in self.log.read() if row["step"] != state.global_step]
-            row = {
-                "step": state.global_step,
-                "unit": [unit for unit, _ in found],
-                "return": [value for _, value in found],
-            }
-            if len(past) == len(self.log.read()):
-                self.log.append(row)
+            self.log.append(
+                {
+                    "step": state.global_step,
+                    "unit": [unit for unit, _ in found],
+                    "return": [value for _, value in found],
+                }
+            )
         values = self.world.broadcast(
             [_mean(row["return"]) for row in self.log.read()] if self.world.main else []
         )
@@ -220,6 +224,16 @@ class Curve(TrainerCallback):
                 "regime/plasticity": max(values) - min(values),
             }
         )
+
+
+def _at_most(samples: int, found: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    count: dict[str, int] = {}
+    kept = []
+    for unit, value in found:
+        count[unit] = count.get(unit, 0) + 1
+        if count[unit] <= samples:
+            kept.append((unit, value))
+    return kept
 
 
 def _mean(values: list[float]) -> float:

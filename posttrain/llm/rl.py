@@ -127,10 +127,10 @@ def train(
         PlanError: the plan has a field that cannot be honoured.
         WrongReferenceError: the reference that TRL built is not pi_0.
     """
-    config = _config(settings, plan, rollout, seed=seed, folder=folder)
+    resume = world.broadcast(training.last_complete(folder) if world.main else None)
+    config = _config(settings, plan, rollout, seed=seed, folder=folder, start=resume is None)
     honour(plan, generations=config.num_generations, lora=lora is not None)
     _check_cycle(config)
-    resume = world.broadcast(training.last_complete(folder) if world.main else None)
     if world.main:
         for log in (metrics, curve):
             log.truncate_after(training.step_of(resume) if resume else -1)
@@ -174,7 +174,7 @@ def train(
         trainer.add_callback(
             callbacks.Curve(
                 trainer, recorder, curve, prior=experience.prior, world=world,
-                alpha=experience.alpha,
+                alpha=experience.alpha, samples=settings.eval_samples,
             )
         )
         trainer.add_callback(
@@ -188,7 +188,13 @@ def train(
 
 
 def _config(
-    settings: RlSettings, plan: Plan, rollout: Decoding, *, seed: int, folder: Path
+    settings: RlSettings,
+    plan: Plan,
+    rollout: Decoding,
+    *,
+    seed: int,
+    folder: Path,
+    start: bool = True,
 ) -> Any:
     from trl import GRPOConfig
 
@@ -212,7 +218,7 @@ def _config(
             "max_completion_length": rollout.max_new_tokens,
             "eval_strategy": "steps",
             "eval_steps": settings.eval_every,
-            "eval_on_start": True,
+            "eval_on_start": start,
             "num_generations_eval": settings.eval_samples,
             "save_steps": settings.save_every,
             "sync_ref_model": False,

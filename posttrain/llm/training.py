@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
 COMPLETE = "complete.json"
+UNREPEATABLE = ("runtime", "per_second", "step_time", "total_flos", "train_loss", "num_tokens")
+"""Parts of the names of values that a resumed run cannot give again: clocks and counters."""
+
 C = TypeVar("C")
 
 
@@ -48,7 +52,7 @@ def trainer_config(
     preset = {
         "use_cpu": cpu,
         "bf16": bf16,
-        "gradient_checkpointing": not cpu,
+        "activation_checkpointing": not cpu,
         "dataloader_pin_memory": not cpu,
         "report_to": "none",
         "disable_tqdm": True,
@@ -68,6 +72,8 @@ def quiet(trainer: Any) -> None:
     """Leave speaking to our own progress display."""
     trainer.remove_callback(PrinterCallback)
     logging.disable_progress_bar()
+    # TRL asks models by the older name; nothing that a user could change.
+    warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated")
 
 
 def last_complete(folder: Path) -> Path | None:
@@ -130,8 +136,7 @@ class Keep(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         row = {k: v for k, v in logs.items() if isinstance(v, int | float) or v is None}
-        timing = ("runtime", "per_second", "total_flos", "train_loss", "num_tokens")
-        row = {k: v for k, v in row.items() if not any(t in k for t in timing)}
+        row = {k: v for k, v in row.items() if not any(part in k for part in UNREPEATABLE)}
         if row:
             self.log.append({"step": state.global_step, **row})
         shown = [f"{k.rsplit('/', 1)[-1]} {row[k]:.3f}" for k in self.show if row.get(k) is not None]
