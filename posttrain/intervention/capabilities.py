@@ -108,7 +108,6 @@ LLM_GRPO = Capabilities(
     replay_weight=True,
     replay_share=True,
     token_weights=True,
-    gate=True,
     warmup=True,
     reset=frozenset({"policy", "head", "last_layers", "optimizer"}),
     reset_during=True,

@@ -14,6 +14,7 @@ samples x ~ pi and r = log pi_ref(x) - log pi(x),
 As a *loss* they do something else than as a *value*, since a gradient does not see that the
 samples come from pi: the expected gradient of k1 is 0 (no anchor at all), that of k2 is the
 gradient of KL(pi || ref), that of k3 the gradient of KL(ref || pi) (arXiv 2506.09477).
+Reparameterised samples, as a control actor draws them, do move with pi: there k1 is right.
 """
 
 from __future__ import annotations

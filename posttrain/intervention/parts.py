@@ -42,8 +42,13 @@ def select(model: nn.Module, part: Part, *, layers: int = 1) -> dict[str, nn.Mod
         adapter      every LoRA layer
 
     Raises:
-        ResetError: the model has no such part, or it cannot be told apart.
+        ResetError: the model has no such part, it cannot be told apart, or the model is wrapped.
     """
+    if [name for name, _ in model.named_children()] in (["module"], ["_orig_mod"]):
+        raise ResetError(
+            f"cannot look into {type(model).__name__}: give the module that it wraps, since names "
+            "and parts are those of the bare model"
+        )
     if part == "adapter":
         return _adapter(model)
     if part == "critic":

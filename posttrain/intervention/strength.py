@@ -13,7 +13,6 @@ from posttrain.intervention.ramp import Ramp
 
 if TYPE_CHECKING:
     from posttrain.intervention.capabilities import Capabilities
-    from posttrain.intervention.plan import Part
 
 
 def nothing(steps: int, learner: Capabilities) -> Plan:
@@ -82,12 +81,12 @@ def half_data(steps: int, learner: Capabilities) -> Plan:
 
 def half_data_reset(steps: int, learner: Capabilities) -> Plan:
     """Half of every batch from the dataset, into new networks."""
-    return chain(_reset(learner))(half_data(steps, learner))
+    return chain(_reset(steps, learner))(half_data(steps, learner))
 
 
 def strong_replay_reset(steps: int, learner: Capabilities) -> Plan:
     """A reset, never without the replay that refills it."""
-    return chain(_reset(learner))(strong_replay(steps, learner))
+    return chain(_reset(steps, learner))(strong_replay(steps, learner))
 
 
 def light_mix(steps: int, learner: Capabilities) -> Plan:
@@ -102,11 +101,11 @@ def quarter_data_after_warmup(steps: int, learner: Capabilities) -> Plan:
     return chain(Replay(share=0.25))(warmup(steps, learner))
 
 
-def _reset(learner: Capabilities) -> Reset:
+def _reset(steps: int, learner: Capabilities) -> Reset:
     """The most that this kind of learner survives."""
-    parts: tuple[Part, ...] = ("last_layers", "optimizer")
     if learner.critic:
-        parts = ("policy", "critic", "optimizer")
-    elif "last_layers" not in learner.reset:
-        parts = ("adapter", "optimizer")
-    return Reset(parts=parts)
+        return Reset(parts=("policy", "critic", "optimizer"))
+    if "last_layers" in learner.reset:
+        return Reset(parts=("last_layers",))
+    # An adapter is new when RL starts, so there is something to reset only half way.
+    return Reset(parts=("adapter",), every=max(1, steps // 2))

@@ -187,8 +187,8 @@ def test_a_policy_that_never_succeeds_sees_demonstrations_in_the_group():
 
 def test_the_reset_is_one_that_the_learner_survives():
     lost = found(Regime.INFERIOR, no_success=0.8)
-    assert first(lost, LLM_GRPO).fallback.reset.parts == ("last_layers", "optimizer")
-    assert first(lost, LLM_GRPO_LORA).fallback.reset.parts == ("adapter", "optimizer")
+    assert first(lost, LLM_GRPO).fallback.reset == Reset(parts=("last_layers",))
+    assert first(lost, LLM_GRPO_LORA).fallback.reset == Reset(parts=("adapter",), every=50)
     assert first(lost, CONTROL_SAC).fallback.reset.parts == ("policy", "critic", "optimizer")
 
 
@@ -258,7 +258,7 @@ def test_no_steps_is_no_plan():
         (Capabilities(), Replay(weight=1.0), "imitation loss"),
         (Capabilities(), Replay(share=0.5), "mix data"),
         (CONTROL_SAC, Replay(weight=1.0, token_weight="dft"), "'dft'"),  # noqa: S106
-        (CONTROL_SAC, Replay(share=0.5, gate="map"), "gate"),
+        (LLM_GRPO, Replay(share=0.5, gate="map"), "gate"),
         (Capabilities(), Warmup(), "no warm-up"),
         (LLM_GRPO, Reset(parts=("critic",)), "cannot reset 'critic'"),
         (

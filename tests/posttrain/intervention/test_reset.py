@@ -82,6 +82,12 @@ def test_more_layers_than_there_are_is_refused(language_model, actor):
             select(model, "last_layers", layers=4)
 
 
+def test_a_wrapped_model_is_refused(language_model):
+    wrapped = nn.ModuleDict({"module": language_model})
+    with pytest.raises(ResetError, match="the module that it wraps"):
+        select(wrapped, "last_layers")
+
+
 def test_a_policy_that_cannot_be_told_from_the_rest_is_refused():
     with pytest.raises(ResetError, match="'actor' or 'policy'"):
         select(nn.ModuleDict({"net": nn.Linear(1, 1), "critic": nn.Linear(1, 1)}), "policy")
