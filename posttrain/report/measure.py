@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from posttrain.regime.statistics import pass_at_k
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -142,7 +144,7 @@ def pass_curve(policy: ByUnit, rng: np.random.Generator, *, draws: int = 1000) -
     """
     most = int(policy.samples.min())
     ks = sorted({2**i for i in range(most.bit_length()) if 2**i <= most} | {most})
-    per_unit = np.stack([_pass_at(policy.samples, policy.successes, k) for k in ks], axis=1)
+    per_unit = np.stack([pass_at_k(policy.samples, policy.successes, k) for k in ks], axis=1)
     n = len(per_unit)
     means = np.empty((draws, len(ks)))
     for i in range(draws):
@@ -162,15 +164,7 @@ def no_signal(policy: ByUnit, group: int) -> float:
     if not enough.any():
         return float("nan")
     n, c = policy.samples[enough], policy.successes[enough]
-    return float(np.mean(2.0 - _pass_at(n, c, group) - _pass_at(n, n - c, group)))
-
-
-def _pass_at(n: Ints, c: Ints, k: int) -> Floats:
-    """Chance that k of n samples, c of them successes, hold a success; elementwise."""
-    miss = np.ones(len(n))
-    for i in range(k):
-        miss *= np.clip((n - c - i) / (n - i), 0.0, 1.0)
-    return 1.0 - miss
+    return float(np.mean(2.0 - pass_at_k(n, c, group) - pass_at_k(n, n - c, group)))
 
 
 @dataclass(frozen=True, slots=True)

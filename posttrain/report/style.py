@@ -25,7 +25,7 @@ SOFT = Colour("soft", "#57606b", "#a7b0ba")
 RULE = Colour("rule", "#d4d9df", "#3b424a")
 PAPER = Colour("paper", "#fefefe", "#14171a")
 CARD = Colour("card", "#f5f6f8", "#1d2125")
-PI0 = Colour("pi0", "#0067a8", "#5cb3ee")
+PI0 = Colour("pi0", "#2f57c9", "#86a6ff")
 DATA = Colour("data", "#b8480a", "#f29a5c")
 TUNED = Colour("tuned", "#00734f", "#47c795")
 
