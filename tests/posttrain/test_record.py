@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.recipe import read
@@ -103,6 +103,7 @@ trees = st.dictionaries(
 )  # fmt: skip
 
 
+@settings(max_examples=25)
 @given(trees, trees)
 def test_a_record_goes_on_exactly_for_an_equal_recipe(tmp_path_factory, old, new):
     record = Record(tmp_path_factory.mktemp("runs") / "a")
