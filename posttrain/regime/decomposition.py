@@ -14,14 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posttrain.regime import strict
-from posttrain.regime.noise import (
-    Evaluations,
-    from_episodes,
-    from_errors,
-    prior_intervals,
-    range_interval,
-    smooth,
-)
+from posttrain.regime.evaluation import Evaluations, read_curve
+from posttrain.regime.noise import prior_intervals, range_interval, smooth
 from posttrain.regime.verdict import Interval
 
 if TYPE_CHECKING:
@@ -157,7 +151,7 @@ def decompose(
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level!r}")
-    means, evaluations = _read_curve(curve, units, errors)
+    means, evaluations = read_curve(curve, units, errors)
     times = _read_steps(steps, len(means))
     dataset, dataset_error = _read_prior(prior_dataset)
     floor, corrected = None, None
@@ -228,14 +222,33 @@ def _correct(
     evaluations: Evaluations, joined: Evaluations, noise: Floats, level: float
 ) -> Corrected:
     n, tail = len(evaluations.means), (1 - level) / 2
+    dataset = float(joined.means[n]) if len(joined.means) > n else None
     stability, gain = prior_intervals(joined, noise, n=n, tail=tail)
+    intervals = {
+        "stability": stability,
+        "plasticity": range_interval(evaluations, noise[:, :n], tail=tail),
+        "plasticity_over_prior": Interval(max(gain.low, 0.0), max(gain.high, 0.0)),
+    }
     return Corrected(
-        parts=split(smooth(evaluations), float(joined.means[n]) if len(joined.means) > n else None),
+        parts=_inside(smooth(evaluations), evaluations.means, dataset, intervals),
         level=level,
-        stability=stability,
-        plasticity=range_interval(evaluations, noise[:, :n], tail=tail),
-        plasticity_over_prior=Interval(max(gain.low, 0.0), max(gain.high, 0.0)),
+        **intervals,
     )
+
+
+def _inside(
+    smoothed: Floats, measured: Floats, dataset: float | None, intervals: Mapping[str, Interval]
+) -> Parts:
+    """Split the smoothed curve, or its nearest blend with the measured one that intervals allow.
+
+    Smoothing takes a single outlier for noise, also where it is too far out for that. What was
+    measured always lies within.
+    """
+    for share in np.linspace(0.0, 1.0, 51):
+        parts = split(smoothed + share * (measured - smoothed), dataset)
+        if all(low <= getattr(parts, name) <= high for name, (low, high) in intervals.items()):
+            return parts
+    return split(measured, dataset)
 
 
 def _drops(curves: Floats) -> Floats:
@@ -252,52 +265,6 @@ def _fall(below: NDArray[np.bool_], times: Floats) -> tuple[float | None, float 
         return float(times[fell]), None
     back = fell + int((~below[fell:]).argmax())
     return float(times[fell]), float(times[back] - times[fell])
-
-
-def _read_curve(
-    curve: Any, units: Sequence[Sequence[object]] | None, errors: ArrayLike | None
-) -> tuple[Floats, Evaluations | None]:
-    rows = [np.asarray(row, dtype=np.float64) for row in curve]
-    if not rows:
-        raise ValueError("curve must hold at least the evaluation of pi_0, got nothing")
-    for n, row in enumerate(rows):
-        if row.ndim != rows[0].ndim or row.ndim > 1:
-            raise ValueError(
-                f"curve must be means, or one array of returns an evaluation; evaluation {n} has "
-                f"shape {row.shape}"
-            )
-        if not np.isfinite(row).all():
-            raise ValueError(f"curve must be finite, evaluation {n} is not")
-    if rows[0].ndim == 0:
-        if units is not None:
-            raise ValueError("units need a curve of episode returns, got one of means")
-        means = np.array(rows)
-        return means, None if errors is None else from_errors(means, _read_errors(errors, means))
-    if errors is not None:
-        raise ValueError("errors go with a curve of means, got one of episode returns")
-    _check_units(rows, units)
-    return np.array([row.mean() for row in rows]), from_episodes(rows, units)
-
-
-def _check_units(rows: Sequence[Floats], units: Sequence[Sequence[object]] | None) -> None:
-    if units is not None and len(units) != len(rows):
-        raise ValueError(f"units must name those of {len(rows)} evaluations, got {len(units)}")
-    for n, row in enumerate(rows):
-        names = range(row.size) if units is None else units[n]
-        if len(names) != row.size:
-            raise ValueError(
-                f"units of evaluation {n} must name one for each of its {row.size} episodes, "
-                f"got {len(names)}"
-            )
-        if len(set(names)) < 2:
-            raise ValueError(f"evaluation {n} must have 2 units or more, got {len(set(names))}")
-
-
-def _read_errors(errors: ArrayLike, means: Floats) -> Floats:
-    found = np.asarray(errors, dtype=np.float64)
-    if found.shape != means.shape or not (np.isfinite(found).all() and (found >= 0).all()):
-        raise ValueError(f"errors must be {means.size} finite numbers >= 0, got {found.tolist()}")
-    return found
 
 
 def _read_steps(steps: ArrayLike | None, n: int) -> Floats:

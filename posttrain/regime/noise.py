@@ -1,9 +1,4 @@
-"""How much of a curve of evaluations is noise?
-
-Evaluation n measures θ_n as m_n = θ_n + z_n, and z = F g with standard normal g: a column of F is
-one source of noise (an episode's, or a unit's that several evaluations share), so what evaluations
-have in common cancels in every difference.
-"""
+"""How much of a curve of evaluations is noise, and what can be said of the curve behind it?"""
 
 from __future__ import annotations
 
@@ -11,105 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri, stdtrit
+from numpy.typing import NDArray
 
 from posttrain.regime.verdict import Interval
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from posttrain.regime.evaluation import Evaluations
 
 Floats = NDArray[np.float64]
 CHUNK = 2**21
 """Numbers held at a time: 16 MiB."""
-PRIOR_WEIGHT = 2.0
-"""Evaluations whose own variance happens to be 0 borrow from the others as if by so many units."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluations:
-    """Measured means and where their noise comes from."""
-
-    means: Floats
-    """m `[n]`."""
-    factor: Floats
-    """F `[n, q]`; the noise of the means has covariance F Fᵀ."""
-    freedom: float
-    """Degrees of freedom of the estimated noise."""
-
-    def draw(self, rng: np.random.Generator, size: int) -> Floats:
-        """Draw noise `[size, n]`."""
-        return rng.standard_normal((size, self.factor.shape[1])) @ self.factor.T
-
-    def draw_heavy(self, rng: np.random.Generator, size: int) -> Floats:
-        """Draw noise `[size, n]` with the tails that estimated variances give: multivariate t."""
-        noise = self.draw(rng, size)
-        if np.isfinite(self.freedom):
-            noise *= np.sqrt(self.freedom / rng.chisquare(self.freedom, size=(size, 1)))
-        return noise
-
-    def quantile(self, probability: float) -> float:
-        """Quantile of one difference over its standard error."""
-        if np.isfinite(self.freedom):
-            return float(stdtrit(self.freedom, probability))
-        return float(ndtri(probability))
-
-    def join(self, mean: float, error: float) -> Evaluations:
-        """Add one more mean with noise of its own, at the end."""
-        n, q = self.factor.shape
-        factor = np.zeros((n + 1, q + 1))
-        factor[:n, :q], factor[n, q] = self.factor, error
-        return Evaluations(np.append(self.means, mean), factor, self.freedom)
-
-
-def from_errors(means: ArrayLike, errors: ArrayLike) -> Evaluations:
-    """Take independent evaluations by mean `[n]` and standard error `[n]`."""
-    return Evaluations(
-        np.asarray(means, dtype=np.float64), np.diag(np.asarray(errors, dtype=np.float64)), np.inf
-    )
-
-
-def from_episodes(
-    episodes: Sequence[Floats], units: Sequence[Sequence[object]] | None
-) -> Evaluations | None:
-    """Estimate means and noise from the returns of each evaluation.
-
-    Args:
-        episodes: Returns of each evaluation, ragged.
-        units: The unit of every episode, same shape; None makes every episode its own unit.
-
-    Returns:
-        None when no evaluation shows any variance: then the noise cannot be known.
-    """
-    means = np.array([returns.mean() for returns in episodes])
-    if np.ptp(np.concatenate(episodes)) == 0:
-        return None
-    if units is None:
-        counts = np.array([returns.size for returns in episodes])
-        variances = np.array([returns.var(ddof=1) for returns in episodes]) / counts
-        return _borrow(means, np.diag(np.sqrt(variances)), float(counts.min() - 1))
-    names = {unit: i for i, unit in enumerate(dict.fromkeys(u for row in units for u in row))}
-    factor = np.zeros((len(means), len(names)))
-    fewest = len(names)
-    for n, (returns, row) in enumerate(zip(episodes, units, strict=True)):
-        columns = np.array([names[unit] for unit in row])
-        np.add.at(factor[n], columns, (returns - means[n]) / returns.size)
-        groups = np.unique(columns).size
-        factor[n] *= np.sqrt(groups / (groups - 1))
-        fewest = min(fewest, groups)
-    return _borrow(means, factor, float(fewest - 1))
-
-
-def _borrow(means: Floats, factor: Floats, freedom: float) -> Evaluations:
-    """Shrink each evaluation's own variance towards the average of what they do not share."""
-    n = len(means)
-    own = factor - factor.mean(axis=0)
-    typical = (own**2).sum() / max(n - 1, 1)
-    weight = PRIOR_WEIGHT / (PRIOR_WEIGHT + freedom)
-    extra = np.sqrt(weight * typical) * np.eye(n)
-    return Evaluations(
-        means, np.hstack([np.sqrt(1 - weight) * factor, extra]), freedom + PRIOR_WEIGHT
-    )
 
 
 def smooth(evaluations: Evaluations) -> Floats:
