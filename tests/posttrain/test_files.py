@@ -59,6 +59,15 @@ def test_a_failed_folder_leaves_the_old_folder_and_nothing_else(tmp_path):
     assert names(tmp_path) == ["model"]
 
 
+def test_who_has_the_file_open_goes_on_reading_the_whole_old_one(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with path.open() as reader:
+        write_text(path, "new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
     path = tmp_path / "model"
     for name in ("first", "second"):

@@ -152,6 +152,8 @@ def test_a_mistake_is_named_with_its_line_and_field(text, sentence):
 def test_one_mistake_gives_one_line():
     assert complaint("model: a\nuntagged: [{kind: warmup, stesp: 1}]").count("\n") == 0
     assert complaint("model: a\ninterventions: [{kind: replay, weight: x}]").count("\n") == 0
+    ramp = "model: a\ninterventions: [{kind: replay, weight: {start: x}}]"
+    assert complaint(ramp).count("\n") == 0
 
 
 def test_every_mistake_is_named():
