@@ -289,6 +289,14 @@ def test_moments_of_changed_weights_are_forgotten_and_no_others(model, request):
         assert (parameter in optimizer.state) == (name not in changed)
 
 
+def test_moments_of_a_weight_that_did_not_change_are_kept(adapted):
+    optimizer = optimizer_with_moments(adapted)
+    reset = Reset(parts=("adapter",), how="interpolate", keep=0.5)
+    apply_reset(reset, adapted, seed=0, optimizer=optimizer)
+    kept = {name for name, p in adapted.named_parameters() if p in optimizer.state}
+    assert kept == {name for name in state(adapted) if "lora_A.default" in name}
+
+
 def test_the_optimizer_alone_can_be_reset(language_model):
     optimizer, before = optimizer_with_moments(language_model), state(language_model)
     reset = Reset(parts=("optimizer",))
@@ -312,11 +320,11 @@ def test_the_critic_is_reset_without_the_actor(agent):
     assert {name.split(".")[0] for name in differing(before, state(agent))} == {"critics"}
 
 
-def test_a_part_inside_another_is_shrunk_once(actor):
+def test_a_part_inside_another_is_reset_once(actor):
     twin = copy.deepcopy(actor)
-    both = Reset(parts=("policy", "head"), how="shrink_perturb", keep=0.5, noise=0.0)
+    both = Reset(parts=("policy", "head"), how="shrink_perturb", keep=0.5, noise=0.5)
     apply_reset(both, actor, seed=0)
-    apply_reset(Reset(parts=("policy",), how="shrink_perturb", keep=0.5, noise=0.0), twin, seed=0)
+    apply_reset(Reset(parts=("policy",), how="shrink_perturb", keep=0.5, noise=0.5), twin, seed=0)
     assert differing(state(actor), state(twin)) == set()
 
 
