@@ -13,7 +13,8 @@ import torch
 from transformers import TrainerCallback
 
 from posttrain.intervention.kl import k3, masked_mean
-from posttrain.intervention.plan import Ramp, Reset
+from posttrain.intervention.plan import Reset
+from posttrain.intervention.ramp import Ramp
 from posttrain.intervention.reset import apply_reset
 from posttrain.llm import compat
 from posttrain.llm.model import token_logps
@@ -185,6 +186,7 @@ class Curve(TrainerCallback):
         prior: float,
         world: World,
         alpha: float,
+        scale: tuple[float, float],
         samples: int,
     ) -> None:
         """Append to `log` what `recorder` holds after an evaluation.
@@ -193,7 +195,8 @@ class Curve(TrainerCallback):
         done: more than `samples` returns of a unit are one too many.
         """
         self.trainer, self.recorder, self.log = trainer, recorder, log
-        self.prior, self.world, self.alpha, self.samples = prior, world, alpha, samples
+        self.prior, self.world, self.alpha = prior, world, alpha
+        self.scale, self.samples = scale, samples
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -213,7 +216,9 @@ class Curve(TrainerCallback):
             [_mean(row["return"]) for row in self.log.read()] if self.world.main else []
         )
         units = [unit for unit, _ in found]
-        estimate = clustered_mean([value for _, value in found], units, level=1 - self.alpha)
+        estimate = clustered_mean(
+            [value for _, value in found], units, level=1 - self.alpha, bounds=self.scale
+        )
         self.trainer.log(
             {
                 "regime/J": estimate.mean,

@@ -249,7 +249,7 @@ def _reasoning_gym(task: str, settings: DataSettings) -> list[Row]:
     return list(rows.values())
 
 
-def _no_carry(row: Row, _rng: np.random.Generator, _rows: Sequence[Row]) -> str:
+def _no_carry(row: Row, _rng: np.random.Generator, _said: Sequence[str]) -> str:
     terms = re.findall(r"\d+", row.text)
     if len(terms) != 2 or "+" not in row.text:
         raise DataError(f"corruption no_carry: wanted a sum of two numbers, got {row.text!r}")
@@ -258,18 +258,17 @@ def _no_carry(row: Row, _rng: np.random.Generator, _rows: Sequence[Row]) -> str:
     return str(int("".join(str((int(a) + int(b)) % 10) for a, b in digits)))
 
 
-def _flip(row: Row, _rng: np.random.Generator, rows: Sequence[Row]) -> str:
-    labels = sorted({r.completion for r in rows})
-    if len(labels) != 2:
-        raise DataError(f"corruption flip: wanted two labels, got {len(labels)}: {labels[:5]}")
-    return labels[1 - labels.index(row.completion)]
+def _flip(row: Row, _rng: np.random.Generator, said: Sequence[str]) -> str:
+    if len(said) != 2:
+        raise DataError(f"corruption flip: wanted two labels, got {len(said)}: {list(said[:5])}")
+    return said[1 - said.index(row.completion)]
 
 
-def _shuffle(row: Row, rng: np.random.Generator, rows: Sequence[Row]) -> str:
-    return rows[int(rng.integers(len(rows)))].completion
+def _shuffle(_row: Row, rng: np.random.Generator, said: Sequence[str]) -> str:
+    return said[int(rng.integers(len(said)))]
 
 
-_CORRUPTIONS: dict[str, Callable[[Row, np.random.Generator, Sequence[Row]], str]] = {
+_CORRUPTIONS: dict[str, Callable[[Row, np.random.Generator, Sequence[str]], str]] = {
     "no_carry": _no_carry,
     "flip": _flip,
     "shuffle": _shuffle,
@@ -281,10 +280,11 @@ def _corrupt(rows: list[Row], corruption: Corruption | None, seed: int) -> list[
     if corruption is None:
         return rows
     wrong = _CORRUPTIONS[corruption.how]
+    said = sorted({row.completion for row in rows})
     result = []
     for row in rows:
         digest = hashlib.sha256(f"{seed}:{row.unit}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
         careless = rng.random() < corruption.share
-        result.append(replace(row, completion=wrong(row, rng, rows)) if careless else row)
+        result.append(replace(row, completion=wrong(row, rng, said)) if careless else row)
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from posttrain.llm.sampling import Generator, rollouts
 from posttrain.llm.settings import DiagnoseSettings, LlmRecipe
 from posttrain.llm.world import World
 from posttrain.record import MetricsLog, replacing
-from posttrain.regime import Diagnosis, Flag, Regime, diagnose, sequential
+from posttrain.regime import Diagnosis, Flag, diagnose, sequential
 from posttrain.regime.decomposition import decompose
 from posttrain.regime.scores import Scores, read_scores
 from posttrain.regime.statistics import clustered_mean
@@ -86,29 +86,44 @@ def _never(_: Records) -> bool:
     return False
 
 
-def _stopping_rule(settings: DiagnoseSettings, demonstrations: Sequence[Mapping[str, Any]]) -> Any:
+def looks(
+    policy_returns: Mapping[str, float], data_returns: Mapping[str, float], settings: DiagnoseSettings
+) -> sequential.Sequential:
+    """Look at the units in the order in which they were drawn, batch by batch.
+
+    Args:
+        policy_returns: mean return of each unit's rollouts, in the order of drawing.
+        data_returns: mean return of each unit's demonstrations.
+        settings: margin, level, scale and the size of a batch.
+    """
+    state = sequential.start(margin=settings.margin, alpha=settings.alpha, scale=settings.scale)
+    shared = [unit for unit in policy_returns if unit in data_returns]
+    for start in range(0, len(shared), settings.batch):
+        batch = shared[start : start + settings.batch]
+        state = state.update(
+            [policy_returns[unit] for unit in batch], [data_returns[unit] for unit in batch]
+        )
+    return state
+
+
+def _unit_means(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean return by unit, in the order of first appearance; what is unscorable is left out."""
+    found: dict[str, list[float]] = {}
+    for row in records:
+        if not row.get("unscorable") and row["return"] is not None:
+            found.setdefault(row["unit"], []).append(row["return"])
+    return {unit: float(np.mean(values)) for unit, values in found.items()}
+
+
+def _stopping_rule(
+    settings: DiagnoseSettings, demonstrations: Sequence[Mapping[str, Any]]
+) -> Callable[[Records], bool]:
     """Stop once the sequential test has decided, after the minimum of units."""
-    returns: dict[str, list[float]] = {}
-    for row in demonstrations:
-        if row["return"] is not None:
-            returns.setdefault(row["unit"], []).append(row["return"])
-    j_data = {unit: float(np.mean(values)) for unit, values in returns.items()}
+    data = _unit_means(row for row in demonstrations if row["split"] == "heldout")
 
     def enough(found: Records) -> bool:
-        by_unit: dict[str, list[float]] = {}
-        for row in found:
-            if row["return"] is not None:
-                by_unit.setdefault(row["unit"], []).append(row["return"])
-        shared = [unit for unit in by_unit if unit in j_data]
-        if len(shared) < settings.minimum:
-            return False
-        state = sequential.start(
-            margin=settings.margin, alpha=settings.alpha, scale=settings.scale
-        )
-        state = state.update(
-            np.array([np.mean(by_unit[u]) for u in shared]), np.array([j_data[u] for u in shared])
-        )
-        return state.regime is not Regime.UNDECIDED
+        mine = _unit_means(found)
+        return len(mine) >= settings.minimum and looks(mine, data, settings).decided
 
     return enough
 
@@ -132,24 +147,28 @@ def diagnose_split(
 ) -> Diagnosis:
     """Diagnose on the prompts that SFT has seen, or has not.
 
-    Demonstrations of units that were not rolled out are left out, so that both sides speak of
-    the same prompts.
+    Held-out rollouts were drawn until the sequential test decided, so that it decides here too.
+    Demonstrations of units that were not rolled out are left out: both sides speak of the same
+    prompts.
     """
     mine = scores.where(source="policy", split=split)  # type: ignore[arg-type]
     policy_side = mine.where(decoding="rollout")
-    deployed = mine.where(decoding="deployment") if split == "heldout" else None
     data = scores.where(source="dataset", split=split)  # type: ignore[arg-type]
     if policy_side.unit is not None and data.unit is not None:
         drawn = np.isin(data.unit, policy_side.unit)
         data = data.where(drawn) if drawn.any() else data
-    return diagnose(
-        policy_side,
-        data,
-        margin=settings.margin,
-        alpha=settings.alpha,
-        scale=settings.scale,
-        deployment=deployed if deployed is not None and len(deployed) else None,
-        extra_flags=flags,
+    common: dict[str, Any] = {
+        "margin": settings.margin,
+        "alpha": settings.alpha,
+        "scale": settings.scale,
+        "extra_flags": flags,
+    }
+    if split == "seen" or settings.scores is not None:
+        return diagnose(policy_side, data, **common)
+    deployed = mine.where(decoding="deployment")
+    state = looks(_unit_means(policy_side.rows()), _unit_means(data.rows()), settings)
+    return sequential.diagnose_sequential(
+        policy_side, data, deployment=deployed, before=state.interval, **common
     )
 
 
@@ -220,29 +239,22 @@ def again(
     return Scores.from_rows(found)
 
 
-def gain(
-    before: Scores, after: Scores, *, alpha: float
-) -> dict[str, Any]:
+def gain(before: Scores, after: Scores, settings: DiagnoseSettings) -> dict[str, Any]:
     """Mean change of the return, paired by unit, with its interval at level 1 - alpha."""
-    means = [_unit_means(side) for side in (before, after)]
-    shared = [unit for unit in means[0] if unit in means[1]]
-    change = np.array([means[1][unit] - means[0][unit] for unit in shared])
-    estimate = clustered_mean(change, shared, level=1 - alpha)
+    old, new = (_unit_means(side.rows()) for side in (before, after))
+    shared = [unit for unit in old if unit in new]
+    reach = settings.scale[1] - settings.scale[0]
+    change = clustered_mean(
+        [new[unit] - old[unit] for unit in shared], level=1 - settings.alpha, bounds=(-reach, reach)
+    )
     return {
-        "before": float(np.mean([means[0][u] for u in shared])),
-        "after": float(np.mean([means[1][u] for u in shared])),
-        "gain": estimate.mean,
-        "interval": [estimate.low, estimate.high],
-        "alpha": alpha,
+        "before": float(np.mean([old[unit] for unit in shared])),
+        "after": float(np.mean([new[unit] for unit in shared])),
+        "gain": change.mean,
+        "interval": [change.low, change.high],
+        "alpha": settings.alpha,
         "units": len(shared),
     }
-
-
-def _unit_means(scores: Scores) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
-    for row in scores.scorable.rows():
-        found.setdefault(row["unit"], []).append(row["return"])
-    return {unit: float(np.mean(values)) for unit, values in found.items()}
 
 
 def outcome(
@@ -257,9 +269,7 @@ def outcome(
     """What RL changed on held-out units, under both decodings, and the curve's decomposition."""
     pi0 = before.where(source="policy", split="heldout")
     found = {
-        name: gain(
-            pi0.where(decoding=name), after.where(decoding=name), alpha=settings.alpha  # type: ignore[arg-type]
-        )
+        name: gain(pi0.where(decoding=name), after.where(decoding=name), settings)  # type: ignore[arg-type]
         for name in ("rollout", "deployment")
     }
     rows = curve.read()

@@ -118,7 +118,9 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) ->
 def demonstration_ids(
     tokenizer: PreTrainedTokenizerBase, row: Row
 ) -> tuple[list[int], list[int]]:
-    """Token ids of a row's prompt and of its completion with the template's ending.
+    """Token ids of a row's prompt and of its completion, up to and with its end token.
+
+    What a template writes behind the end token (often a line break) is not the model's to say.
 
     Raises:
         ModelError: the template does not keep the prompt as a prefix of the conversation.
@@ -134,7 +136,7 @@ def demonstration_ids(
             f"chat template: the prompt of unit {row.unit!r} is not a prefix of the conversation "
             "with its answer, so SFT and RL would not see the same prompt"
         )
-    return prompt, list(full[len(prompt) :])
+    return prompt, trim_after_end(full[len(prompt) :], [tokenizer.eos_token_id])[0]
 
 
 def trim_after_end(ids: Sequence[int], end: Sequence[int]) -> tuple[list[int], bool]:

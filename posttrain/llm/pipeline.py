@@ -15,14 +15,14 @@ import torch
 
 from posttrain import progress, recipe, record
 from posttrain.intervention.plan import Plan, chain
-from posttrain.intervention.prescription import LLM_GRPO, Prescription, prescribe
-from posttrain.llm import measure, model, reward, rl, score, sft
+from posttrain.intervention.prescription import LLM_GRPO, LLM_GRPO_LORA, prescribe
+from posttrain.llm import measure, model, reward, rl, score, sft, training
 from posttrain.llm.data import Row, load_rows, row_from_dict
 from posttrain.llm.sampling import transformers_generator, vllm_generator
 from posttrain.llm.settings import LlmRecipe
 from posttrain.llm.world import World, current
 from posttrain.record import Record
-from posttrain.regime import Diagnosis, Flag, diagnose
+from posttrain.regime import Diagnosis, Flag
 from posttrain.regime.scores import Scores, write_scores
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def run(settings: LlmRecipe, *, fresh: bool = False, stop_after: str | None = No
     """
     if stop_after is not None and stop_after not in STAGES:
         raise ValueError(f"--stop-after: wanted one of {', '.join(STAGES)}, got {stop_after!r}")
+    training.silence()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     world = current()
@@ -239,7 +240,8 @@ def _integrity_flags(integrity: Mapping[str, Any]) -> tuple[Flag, ...]:
 
 def _plan_record(settings: LlmRecipe, diagnosis: Diagnosis) -> dict[str, Any]:
     steps = settings.rl.steps if settings.rl is not None else 100
-    found = prescribe(diagnosis, LLM_GRPO, steps=steps)
+    learner = LLM_GRPO if settings.model.lora is None else LLM_GRPO_LORA
+    found = prescribe(diagnosis, learner, steps=steps)
     first, *others = (p.to_dict() for p in found)
     if settings.interventions == "prescribed":
         return {**first, "source": "prescribed", "alternatives": others}
@@ -275,6 +277,7 @@ def _rl(work: Run) -> None:
             ),
             prior=max(diagnosis.j_policy, diagnosis.j_dataset),
             alpha=diagnosis.alpha,
+            scale=diagnosis.scale,
         ),
         work.judge,
         load=work.load,

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from posttrain import progress
-from posttrain.intervention.plan import Plan, Replay, Reset, ramp
+from posttrain.intervention.plan import Plan, Replay, Reset
+from posttrain.intervention.prescription import LLM_GRPO, LLM_GRPO_LORA
+from posttrain.intervention.ramp import ramp
 from posttrain.intervention.reference import verify_reference
 from posttrain.intervention.reset import apply_reset
 from posttrain.llm import callbacks, training
@@ -40,52 +42,36 @@ class Experience:
     pi0_rollouts: Sequence[tuple[Row, list[int]]]
     prior: float
     alpha: float
+    scale: tuple[float, float]
 
 
 def honour(plan: Plan, *, generations: int, lora: bool) -> None:
     """Refuse what GRPO on a language model cannot do.
 
     Raises:
-        PlanError: one sentence with the field, what it says and what can be done.
+        PlanError: one sentence a field, with what it says and what can be done.
     """
-    anchor, replay, reset = plan.anchor, plan.replay, plan.reset
-    if anchor is not None:
-        if anchor.term != "kl":
-            raise PlanError(f"anchor.term: GRPO can penalise kl, got {anchor.term!r}")
-        if anchor.estimator != "k3":
-            raise PlanError(f"anchor.estimator: GRPO estimates KL by k3, got {anchor.estimator!r}")
-        if anchor.reference != "fixed":
-            raise PlanError(
-                f"anchor.reference: only a fixed reference stays pi_0, got {anchor.reference!r}"
-            )
-    if replay is not None:
-        if replay.gate != "none":
-            raise PlanError("replay.gate: the map covers the diagnosed units only; use gate: none")
-        if ramp(replay.share).peak * generations > generations - 1:
-            raise PlanError(
-                f"replay.share: {ramp(replay.share).peak:g} of a group of {generations} leaves no "
-                "rollout of the policy; lower it or raise rl.trainer.num_generations"
-            )
-    if reset is not None:
-        _honour_reset(reset, replay, lora=lora)
-
-
-def _honour_reset(reset: Reset, replay: Replay | None, *, lora: bool) -> None:
-    if "critic" in reset.parts:
-        raise PlanError("reset.parts: GRPO has no critic to reset")
-    if "adapter" in reset.parts and not lora:
-        raise PlanError("reset.parts: there is no adapter to reset without model.lora")
-    if reset.every == 0 and set(reset.parts) <= {"adapter", "optimizer"}:
-        raise PlanError(
+    missing = list((LLM_GRPO_LORA if lora else LLM_GRPO).unsupported(plan))
+    replay, reset = plan.replay, plan.reset
+    if replay is not None and ramp(replay.share).peak * generations > generations - 1:
+        missing.append(
+            f"replay.share: {ramp(replay.share).peak:g} of a group of {generations} leaves no "
+            "rollout of the policy; lower it or raise rl.trainer.num_generations"
+        )
+    if reset is not None and reset.every == 0 and set(reset.parts) <= {"adapter", "optimizer"}:
+        missing.append(
             f"reset.parts: {list(reset.parts)} are new at step 0 anyway, so the reset would do "
             "nothing; set reset.every"
         )
-    destroyed = {"policy", "head", "last_layers"} & set(reset.parts)
-    if destroyed and reset.how != "interpolate" and replay is None:
-        raise PlanError(
-            f"reset.parts: {sorted(destroyed)} without replay leaves no way back, since a policy "
-            "without successes gets no gradient from RL; add a replay intervention"
-        )
+    if reset is not None and reset.how != "interpolate" and replay is None:
+        destroyed = sorted({"policy", "head", "last_layers"} & set(reset.parts))
+        if destroyed:
+            missing.append(
+                f"reset.parts: {destroyed} without replay leaves no way back, since a policy "
+                "without successes gets no gradient from RL; add a replay intervention"
+            )
+    if missing:
+        raise PlanError("; ".join(missing))
 
 
 def train(
@@ -174,7 +160,7 @@ def train(
         trainer.add_callback(
             callbacks.Curve(
                 trainer, recorder, curve, prior=experience.prior, world=world,
-                alpha=experience.alpha, samples=settings.eval_samples,
+                alpha=experience.alpha, scale=experience.scale, samples=settings.eval_samples,
             )
         )
         trainer.add_callback(

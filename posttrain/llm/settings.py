@@ -47,7 +47,7 @@ class Corruption:
     """Make part of the demonstrations wrong, to produce a weaker dataset on purpose.
 
     `no_carry` adds digit by digit and forgets the carry; `flip` swaps a binary label;
-    `shuffle` gives a unit the answer of another one.
+    `shuffle` gives a unit any answer that occurs in the data.
     """
 
     share: float

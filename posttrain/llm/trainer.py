@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
-from posttrain.intervention.plan import Ramp, TokenWeight
+from posttrain.intervention.plan import TokenWeight
+from posttrain.intervention.ramp import Ramp
 from posttrain.intervention.replay import label_logp, mix_counts, replay_indices, weighted_nll
 from posttrain.llm import compat
 from posttrain.llm.model import batch_of

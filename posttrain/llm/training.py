@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import datasets
 import torch
 from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
@@ -68,12 +69,18 @@ def trainer_config(
         raise recipe.RecipeError(f"{section}: {error}") from None
 
 
-def quiet(trainer: Any) -> None:
+def silence() -> None:
     """Leave speaking to our own progress display."""
-    trainer.remove_callback(PrinterCallback)
+    datasets.disable_progress_bars()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     # TRL asks models by the older name; nothing that a user could change.
     warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated")
+
+
+def quiet(trainer: Any) -> None:
+    """Keep a trainer from printing what it logs."""
+    trainer.remove_callback(PrinterCallback)
 
 
 def last_complete(folder: Path) -> Path | None:

@@ -67,6 +67,12 @@ def current() -> World:
     import torch
     from accelerate import PartialState
 
+    asked_for_several = "MASTER_ADDR" in os.environ and "ACCELERATE_USE_CPU" in os.environ
+    if asked_for_several and "WORLD_SIZE" not in os.environ:
+        raise WorldError(
+            "accelerate was asked for several CPU processes and started one, as it does for "
+            "MULTI_CPU and --cpu without MPI; launch with recipes/accelerate/cpu_2.yaml"
+        )
     state = PartialState(cpu=not torch.accelerator.is_available())
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != wanted:

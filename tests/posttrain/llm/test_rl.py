@@ -6,7 +6,8 @@ import shutil
 import pytest
 import torch
 
-from posttrain.intervention.plan import Anchor, Plan, Ramp, Replay, Reset, Warmup, chain
+from posttrain.intervention.plan import Anchor, Plan, Replay, Reset, Warmup, chain
+from posttrain.intervention.ramp import Ramp
 from posttrain.intervention.reference import WrongReferenceError
 from posttrain.llm import model, reward, rl
 from posttrain.llm.settings import Decoding, Lora, RegexReward, RlSettings
@@ -32,7 +33,7 @@ def experience(tiny, sums):
     _, tokenizer = model.load(tiny)
     said = [(row, model.demonstration_ids(tokenizer, row)[1]) for row in heldout[:8]]
     return rl.Experience(
-        rows=train[:64], heldout=heldout, pi0_rollouts=said, prior=0.5, alpha=0.05
+        rows=train[:64], heldout=heldout, pi0_rollouts=said, prior=0.5, alpha=0.05, scale=(0.0, 1.0)
     )
 
 
@@ -217,13 +218,13 @@ def test_a_reset_policy_is_still_anchored_to_pi0(tiny, sums, tmp_path):
 @pytest.mark.parametrize(
     ("plan", "words"),
     [
-        (Anchor(term="bc")(Plan()), "anchor.term"),
-        (Anchor(estimator="k1")(Plan()), "anchor.estimator"),
-        (Anchor(reference="synced", every=10)(Plan()), "anchor.reference"),
-        (Replay(weight=1.0, gate="map")(Plan()), "replay.gate"),
+        (Anchor(term="bc")(Plan()), "anchor by 'bc'"),
+        (Anchor(estimator="k1")(Plan()), "estimator 'k1'"),
+        (Anchor(reference="synced", every=10)(Plan()), "reference"),
+        (Replay(weight=1.0, gate="map")(Plan()), "gate"),
         (Replay(share=0.9)(Plan()), "replay.share"),
-        (Reset(parts=("critic",))(Plan()), "no critic"),
-        (Reset(parts=("adapter",), every=2)(Plan()), "model.lora"),
+        (Reset(parts=("critic",))(Plan()), "cannot reset 'critic'"),
+        (Reset(parts=("adapter",), every=2)(Plan()), "cannot reset 'adapter'"),
         (Reset(parts=("optimizer",))(Plan()), "set reset.every"),
         (Reset(parts=("last_layers",))(Plan()), "without replay"),
     ],
