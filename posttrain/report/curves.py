@@ -119,7 +119,7 @@ def series(
 ) -> None:
     """Logged values over steps, thin, with a running median where there are many."""
     for label, (steps, values, colour) in lines.items():
-        many = len(values) > 20 and planned is None  # a schedule has no noise to smooth
+        many = len(values) > 60 and planned is None  # a schedule has no noise to smooth
         ax.plot(steps, values, color=colour.light, lw=0.8 if many else 1.6, label=label,
                 alpha=0.4 if many else 1.0, marker="" if len(values) > 1 else "o")  # fmt: skip
         if many:
@@ -174,6 +174,7 @@ def gains(ax: Axes, rows: Sequence[Row]) -> None:
     ends = [e for r in rows for e in (r.estimate.low, r.estimate.high, 0.0) if np.isfinite(e)]
     pad = 0.1 * (max(ends) - min(ends) or 1.0)
     ax.set_xlim(min(ends) - pad, max(ends) + pad)
-    ax.axvline(0, color=SOFT.light, lw=1, ls=(0, (3, 2)))
     _forest(ax, rows)
+    for y in range(len(rows)):  # in pieces, so that no line crosses a text
+        ax.plot([0, 0], [y - 0.17, y + 0.5], color=SOFT.light, lw=1, ls=(0, (3, 2)))
     ax.set_xlabel("gain in held-out return (dashed: no change)")

@@ -10,6 +10,9 @@ import numpy as np
 from posttrain.report.measure import BINS, NEVER, ROWS, Estimate, Floats, PassCurve, UnitMap
 from posttrain.report.style import DATA, INK, PAPER, PI0, RULE, SIZE, SOFT, TUNED, Colour
 
+Points = tuple[Floats, Floats]
+"""Steps and values. [n], [n]"""
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -164,12 +167,16 @@ def return_histograms(
     ax.set_xlabel("return (dashed: mean)")
 
 
-def loss_curve(ax: Axes, steps: Floats, losses: Floats, window: int) -> None:
-    """Loss of supervised fine-tuning; the shaded end is what convergence is judged on."""
-    if 0 < window < len(steps):
-        ax.axvspan(steps[-window], steps[-1], color=SOFT.light, alpha=0.12, lw=0)
-    ax.plot(steps, losses, color=PI0.light, lw=1.4)
-    ax.set_ylim(bottom=0 if losses.min() >= 0 else None)
+def loss_curve(ax: Axes, training: Points | None, heldout: Points | None) -> None:
+    """Losses of supervised fine-tuning: on the rows it learns, and on rows it does not see."""
+    for points, label, style in ((training, "training", "-"), (heldout, "held out", "o-")):
+        if points is None:
+            continue
+        steps, losses = points
+        colour = SOFT if label == "training" else PI0
+        ax.plot(steps, losses, style, color=colour.light, ms=4, lw=1.4)
+        ax.annotate(label, (steps[-1], losses[-1]), (5, 0), textcoords="offset points",
+                    va="center", color=colour.light, annotation_clip=False)  # fmt: skip
+    ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
     ax.set_xlabel("SFT step")
-    ax.set_ylabel("training loss")
-    ax.tick_params(labelsize=SIZE)
+    ax.set_ylabel("loss, nats a token")

@@ -96,5 +96,6 @@ def _templates() -> jinja2.Environment:
         "percent": s.percent,
         "interval": s.interval,
         "symbols": s.symbols,
+        "sentence": s.sentence,
     }
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,38 +16,52 @@ from posttrain.report.section import Section
 
 if TYPE_CHECKING:
     from posttrain.report.evidence import Evidence
+    from posttrain.report.figures import Points
 
 
 def integrity(evidence: Evidence) -> Section:
-    """Whether supervised fine-tuning had converged, and its loss."""
+    """Whether supervised fine-tuning had converged, and its losses."""
     key, title = "sft", "Was π₀ trained to the end?"
-    found, plots = evidence.integrity, {}
-    points = [
-        (row["step"], row["loss"])
-        for row in evidence.sft_metrics
-        if isinstance(row.get("loss"), int | float) and "step" in row
-    ]
-    if not points and found is not None:
-        points = list(enumerate(found.get("losses") or (), start=1))
-    if len(points) > 1:
-        steps, losses = np.array(points, dtype=float).T
-        plots["loss"] = _loss_plot(steps, losses, int((found or {}).get("window", 0)))
-    if found is None and not plots:
+    found = evidence.integrity
+    training = _points(evidence.sft_metrics, "loss")
+    checked = (found or {}).get("losses")
+    heldout = _points(checked, "loss") if checked else _points(evidence.sft_metrics, "eval_loss")
+    if found is None and training is None:
         absent = (
             "The record holds no SFT run, so nothing here tells an inferior π₀ from an "
             "under-trained one."
         )
         return Section(key=key, title=title, absent=absent)
+    plots = {}
+    if training is not None or heldout is not None:
+        plots["loss"] = _loss_plot(training, heldout)
     return Section(key=key, title=title, body={"found": found or {}}, plots=plots)
 
 
-def _loss_plot(steps: np.ndarray, losses: np.ndarray, window: int) -> Plot:
+def _points(rows: Iterable[Any], key: str) -> Points | None:
+    """Steps and losses of the rows that have both."""
+    points = [
+        (float(row["step"]), float(row[key]))
+        for row in rows
+        if isinstance(row, Mapping) and isinstance(row.get(key), int | float) and "step" in row
+    ]
+    return tuple(np.array(points).T) if points else None
+
+
+def _loss_plot(training: Points | None, heldout: Points | None) -> Plot:
+    told = [
+        f"{name} loss from {losses[0]:.3g} to {losses[-1]:.3g} over {int(steps[-1])} steps"
+        for name, points in (("training", training), ("held-out", heldout))
+        if points is not None
+        for steps, losses in (points,)
+    ]
     return Plot(
         name="sft-loss",
-        draw=partial(figures.loss_curve, steps=steps, losses=losses, window=window),
-        alt=f"SFT loss from {losses[0]:.3g} to {losses[-1]:.3g} over {int(steps[-1])} steps.",
-        caption=f"One run, {len(steps)} logged values."
-        + (" Shaded: the end that convergence is judged on." if window else ""),
+        draw=partial(figures.loss_curve, training=training, heldout=heldout),
+        alt="; ".join(told).capitalize() + ".",
+        caption="One run. Convergence is judged on the held-out loss."
+        if heldout is not None
+        else "One run; no held-out loss was taken.",
         size=(368, 200),
     )
 
@@ -64,6 +78,7 @@ def plan(evidence: Evidence) -> Section:
     body = {
         **_told(found),
         "family": words.title(chosen.family, words.FAMILIES),
+        "first": words.FIRST.get(str(found.get("first"))),
         "source": found.get("source"),
         "interventions": list(_interventions(chosen, horizon, plots)),
         "alternatives": [
@@ -118,7 +133,7 @@ def _interventions(chosen: Plan, horizon: int, plots: dict[str, Plot]) -> Iterat
             (f.name, _setting(getattr(item, f.name)))
             for f in fields(item)
             if f.name != "kind" and not isinstance(getattr(item, f.name), Ramp)
-            if (f.name, getattr(item, f.name)) != ("every", 0)
+            if getattr(item, f.name) != "none" and (f.name, getattr(item, f.name)) != ("every", 0)
         ]
         yield {"title": words.INTERVENTIONS[item.kind], "ramps": ramps, "settings": settings}
 

@@ -29,6 +29,8 @@ SERIES: Final[tuple[tuple[str, str, dict[str, tuple[str, Colour]]], ...]] = (
                                "regime/replay_share": ("share", SOFT)}),
     ("anchor", "anchor coefficient", {"regime/anchor": ("coefficient", PI0)}),
     ("reward", "training reward", {"reward": ("reward", TUNED)}),
+    ("silent", "groups without signal", {"frac_reward_zero_std": ("share", SOFT)}),
+    ("clipped", "completions cut off", {"completions/clipped_ratio": ("share", SOFT)}),
     ("entropy", "entropy", {"entropy": ("entropy", TUNED)}),
 )  # fmt: skip
 """Small multiples: key, title, and the logged keys drawn in each."""

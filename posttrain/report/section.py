@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from posttrain.report.render import Plot
 
 
@@ -72,11 +71,30 @@ def interval(low: float, high: float, digits: int = 2, *, signed: bool = False) 
 
 
 def excerpt(text: Any, most: int = 420) -> str:
-    """The two ends of a long text: a completion's answer stands at its end."""
-    text = "" if text is None else str(text).strip()
+    """The two ends of a long text: a completion's answer stands at its end.
+
+    A conversation is shown as its messages; a lone one of the user as what it says.
+    """
+    text = _conversation(text).strip()
     if len(text) <= most:
         return text
     return f"{text[: most * 2 // 3]} […] {text[-most // 3 :]}"
+
+
+def _conversation(text: Any) -> str:
+    if not (isinstance(text, list) and all(isinstance(m, Mapping) for m in text)):
+        return "" if text is None else str(text)
+    if len(text) == 1:
+        return str(text[0].get("content", ""))
+    return "\n".join(f"{m.get('role', '?')}: {m.get('content', '')}" for m in text)
+
+
+def sentence(text: str | None) -> str:
+    """Plain text as a sentence of the page: a capital, a full stop, and its sign for pi_0."""
+    text = symbols(text).strip()
+    if text and text[0].isascii():
+        text = text[0].upper() + text[1:]
+    return text + "." if text and text[-1] not in ".!?)" else text
 
 
 def symbols(text: str | None) -> str:

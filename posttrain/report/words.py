@@ -91,6 +91,13 @@ STRENGTHS: Final = {
     ("replay", "share"): "share of every group taken from D",
 }
 
+FIRST: Final = {
+    "sft_more": "First train π₀ further by SFT, and diagnose again.",
+    "measure_more": "First measure more units.",
+    "check_reward": "First check the reward.",
+    "skip_rl": "There is nothing here for RL to gain.",
+}
+
 FAMILIES: Final = {
     "minimal": "minimal: nothing is kept, plain RL",
     "pi0-centric": "π₀-centric: RL stays near π₀",

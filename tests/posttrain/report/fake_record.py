@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from posttrain.intervention.plan import Anchor, Plan, Ramp, Replay, Warmup, chain
-from posttrain.record import Record, write_json, write_jsonl, write_text
+from posttrain.record import Record, read_json, write_json, write_jsonl, write_text
+from posttrain.regime.decomposition import decompose
 from posttrain.regime.diagnosis import Flag, diagnose
 from posttrain.regime.scores import Scores, concat, write_scores
 
@@ -52,7 +53,8 @@ def write_record(folder: Path, *, units=160, seed=0, ease=0.0, demonstrations=0.
 
 def _example(split, i):
     a, b = 3 + 7 * i % 89, 5 + 11 * i % 83
-    return {"unit": f"{split}-{i:05d}", "prompt": f"What is {a} + {b}?",
+    prompt = [{"role": "user", "content": f"What is {a} + {b}?"}]
+    return {"unit": f"{split}-{i:05d}", "prompt": prompt,
             "completion": f"{a} + {b} = {a + b}. The answer is {a + b}.",
             "answer": str(a + b)}  # fmt: skip
 
@@ -110,7 +112,7 @@ def _diagnoses(record, scores):
             policy.where(decoding="rollout"),
             here.where(source="dataset"),
             deployment=deployed if len(deployed) else None,
-            extra_flags=(Flag("sft_not_converged", "The loss still fell by 0.8 % a step."),)
+            extra_flags=(Flag("sft_not_converged", "the held-out loss still fell by 8%"),)
             if split == "heldout"
             else (),
         )
@@ -121,10 +123,12 @@ def _sft(record, rng):
     steps = np.arange(1, 101)
     losses = 2.4 * np.exp(-steps / 18) + 0.45 - 0.001 * steps + rng.normal(0, 0.03, 100)
     rows = [{"step": int(s), "loss": float(x)} for s, x in zip(steps, losses, strict=True)]
+    checks = [{"step": int(s), "loss": float(losses[s - 1] + 0.2)} for s in steps[9::10]]
+    rows += [{"step": c["step"], "eval_loss": c["loss"]} for c in checks]
     write_jsonl(record.path / "sft_metrics.jsonl", rows)
     write_json(record.integrity_file, {
-        "converged": False, "slope": -0.008, "window": 20, "losses": losses[-20:],
-        "text": "The loss still falls by 0.8 % of itself a step over the last 20 steps.",
+        "converged": False, "fall": 0.08, "losses": checks,
+        "text": "the held-out loss still fell by 8% over the last fifth of SFT",
     })  # fmt: skip
 
 
@@ -178,9 +182,13 @@ def _rl(record, rng, solved):
 
 def _outcome(record, evaluated, solved):
     steps, returns = np.array(evaluated["step"]), np.array(evaluated["return"])
-    values = np.array([returns[steps == s].mean() for s in np.unique(steps)])
-    prior = max(0.93, values[0])
-    before, after = float(solved.mean()), float(values[-1])
+    curve = [returns[steps == s] for s in np.unique(steps)]
+    units = [np.array(evaluated["unit"])[steps == s] for s in np.unique(steps)]
+    parts = decompose(
+        curve, units=units, prior_dataset=read_json(record.diagnosis_file)["j_dataset"],
+        steps=np.unique(steps), rng=np.random.default_rng(0), resamples=200,
+    )  # fmt: skip
+    before, after = float(solved.mean()), parts.final
     gain = {"before": before, "after": after, "gain": after - before, "alpha": 0.05,
             "interval": [after - before - 0.05, after - before + 0.05],
             "units": len(solved)}  # fmt: skip
@@ -188,8 +196,5 @@ def _outcome(record, evaluated, solved):
         **gain, "decoding": "rollout",
         "deployment": {**gain, "before": before + 0.1, "gain": after - before - 0.1,
                        "interval": [after - before - 0.17, after - before - 0.03]},
-        "decomposition": {
-            "prior": prior, "stability": float(values.min() - prior),
-            "plasticity": float(np.ptp(values)), "noise_floor": 0.06,
-        },
+        "decomposition": parts.to_dict(),
     })  # fmt: skip

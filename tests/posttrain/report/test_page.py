@@ -16,7 +16,7 @@ from posttrain.regime.scores import Scores, read_scores, write_scores
 from posttrain.report import write_report, write_report_from_scores
 
 OPTIONAL = {
-    "scores.parquet": ("units", "recoverability", "returns"),
+    "scores.parquet": ("units", "recoverability", "returns", "outcome"),
     "sft_metrics.jsonl integrity.json": ("sft",),
     "plan.json": ("plan",),
     "metrics.jsonl evaluations.parquet": ("training",),
@@ -33,7 +33,7 @@ def test_the_page_says_the_numbers_of_the_diagnosis(reported):
     for key in ("j_policy", "j_dataset", "margin", "alpha", "units", "episodes_policy"):
         assert pytest.approx(d[key], rel=1e-5) in said, key
     assert "inferior" in page.texts["verdict"]
-    assert all(flag["text"].replace("pi_0", "π₀") in page.texts["verdict"] for flag in d["flags"])
+    assert all(f["text"][1:].replace("pi_0", "π₀") in page.texts["verdict"] for f in d["flags"])
 
 
 def test_the_four_cells_count_the_units_of_the_scores(reported):
@@ -83,6 +83,9 @@ def test_training_and_outcome_say_the_numbers_of_the_record(reported):
     for identity, key in (("prior",) * 2, ("stability",) * 2, ("plasticity",) * 2,
                           ("noise", "noise_floor")):  # fmt: skip
         assert page.values[identity] == [pytest.approx(parts[key], rel=1e-5)]
+    for name in ("stability", "plasticity"):
+        ends = [parts["corrected"]["parts"][name], *parts["corrected"][name]]
+        assert page.values[f"{name}-corrected"] == pytest.approx(ends, rel=1e-5)
     assert "RL raised the held-out return" in page.texts["outcome"]
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.report.section import excerpt, interval, number, percent
+from posttrain.report.section import excerpt, interval, number, percent, sentence
 
 
 @given(value=st.floats(-1e6, 1e6))
@@ -35,3 +35,17 @@ def test_a_long_text_keeps_its_end():
     assert len(excerpt(long)) < 450
     assert excerpt("short") == "short"
     assert excerpt(None) == ""
+
+
+def test_a_conversation_is_shown_as_what_was_said():
+    user = {"role": "user", "content": "What is 1 + 1?"}
+    assert excerpt([user]) == "What is 1 + 1?"
+    assert excerpt([{"role": "system", "content": "Be brief."}, user]) == (
+        "system: Be brief.\nuser: What is 1 + 1?"
+    )
+
+
+def test_plain_text_becomes_a_sentence_and_keeps_its_greek():
+    assert sentence("the loss fell") == "The loss fell."
+    assert sentence("pi_0 is better.") == "π₀ is better."
+    assert sentence(None) == ""
