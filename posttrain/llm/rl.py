@@ -121,6 +121,9 @@ def train(
         for log in (metrics, curve):
             log.truncate_after(training.step_of(resume) if resume else -1)
     model, tokenizer = load(pi0)
+    ended = training.trained_to_the_end(model, resume, settings.steps, lora=lora is not None)
+    if ended is not None:
+        return ended, tokenizer
     probe = _probe(model, tokenizer, experience, settings.probe_units)
     reset, anchor, warmup = plan.reset, plan.anchor, plan.warmup
     before = None

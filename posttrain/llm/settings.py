@@ -166,11 +166,13 @@ class SftSettings:
     """Cloning of D. `trainer` takes the fields of TRL's SFTConfig.
 
     `rows` clones only the first so many demonstrations; `only_correct` those that the reward
-    scores at its maximum (rejection sampling): D itself stays whole.
+    scores at its maximum (rejection sampling): D itself stays whole. `check_rows` held-out
+    demonstrations tell, ten times on the way, whether SFT has converged.
     """
 
     rows: int | None = None
     only_correct: bool = False
+    check_rows: int = 200
     trainer: dict[str, Any] = field(default_factory=dict)
 
 

@@ -58,8 +58,10 @@ def train(
             "eval_steps": max(1, steps // CHECKS),
         },
     )
-    resume = training.last_complete(folder) if world.main else None
-    resume = world.broadcast(resume)
+    resume = world.broadcast(training.last_complete(folder) if world.main else None)
+    ended = training.trained_to_the_end(model, resume, steps, lora=lora is not None)
+    if ended is not None:
+        return ended, _losses(log)
     if world.main:
         log.truncate_after(training.step_of(resume))
     with progress.bar("SFT on D", steps, speak=world.main) as bar:
@@ -67,20 +69,22 @@ def train(
             model=model,
             args=config,
             train_dataset=_dataset(rows),
-            eval_dataset=_dataset(heldout[:200]),
+            eval_dataset=_dataset(heldout[: settings.check_rows]),
             processing_class=tokenizer,
             peft_config=None if lora is None else peft_config(lora),
             callbacks=[training.Keep(log, bar, ("loss", "eval_loss")), training.MarkComplete()],
         )
         training.quiet(trainer)
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    losses = [
-        (int(row["step"]), float(row["eval_loss"]))
-        for row in trainer.state.log_history
-        if "eval_loss" in row
-    ]
     trained = trainer.accelerator.unwrap_model(trainer.model)
-    return (trained if lora is None else trained.merge_and_unload()), losses
+    return (trained if lora is None else trained.merge_and_unload()), _losses(log)
+
+
+def _losses(log: MetricsLog) -> list[tuple[int, float]]:
+    """Held-out losses by step, as they were logged."""
+    return [
+        (int(row["step"]), float(row["eval_loss"])) for row in log.read() if "eval_loss" in row
+    ]
 
 
 def peft_config(lora: Lora) -> Any:

@@ -98,6 +98,26 @@ def step_of(checkpoint: Path | None) -> int:
     return 0 if checkpoint is None else int(checkpoint.name.rsplit("-", 1)[1])
 
 
+def trained_to_the_end(model: Any, checkpoint: Path | None, steps: int, *, lora: bool) -> Any:
+    """The policy of a run that was killed after its last checkpoint; None while steps are left.
+
+    A trainer that resumes there would take one step more.
+
+    Args:
+        model: what the run started from.
+        checkpoint: the newest whole checkpoint.
+        steps: how many the run was to take.
+        lora: whether the checkpoint holds an adapter for `model` instead of a model.
+    """
+    if checkpoint is None or step_of(checkpoint) < steps:
+        return None
+    if lora:
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(model, str(checkpoint)).merge_and_unload()
+    return type(model).from_pretrained(str(checkpoint), dtype=model.dtype)
+
+
 class MarkComplete(TrainerCallback):
     """Say that a checkpoint is whole, as the last thing that is written into it."""
 
