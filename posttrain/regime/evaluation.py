@@ -76,7 +76,7 @@ def from_episodes(
         None when no evaluation shows any variance: then the noise cannot be known.
     """
     means = np.array([returns.mean() for returns in episodes])
-    if np.ptp(np.concatenate(episodes)) == 0:
+    if all(np.ptp(returns) == 0 for returns in episodes):
         return None
     if units is None:
         counts = np.array([returns.size for returns in episodes])

@@ -285,7 +285,7 @@ def test_a_source_that_no_row_has_is_refused(tmp_path):
 
 def test_samples_of_a_unit_need_different_seeds_only_where_they_have_one():
     Scores([0.0, 1.0], unit=["a", "a"])
-    Scores([0.0, 1.0], unit=["a", "a"], seed=[-1, -1])
+    Scores([0.0, 1.0, 1.0], unit=["a", "a", "b"], seed=[-1, -1, 2])
     Scores([0.0, 1.0], unit=["a", "a"], seed=[1, 1], decoding=["rollout", "deployment"])
     with pytest.raises(ScoresError, match="row 3: duplicate unit 'a' with seed 1, as in row 1"):
         Scores([0.0, 1.0, 0.0], unit=["a", "b", "a"], seed=[1, 1, 1])
