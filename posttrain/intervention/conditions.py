@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 MOST = 0.5
 """Above this share of units without one success, pi_0 does not recover alone."""
 
+WIDE = 0.3
+"""A gap beyond this is closed by learning new answers, not by choosing among those pi_0 has."""
+
 
 def flagged(diagnosis: Diagnosis, kind: str) -> bool:
     """Whether the diagnosis carries a flag of that kind."""
@@ -31,6 +34,7 @@ CONDITIONS: dict[str, Callable[[Diagnosis, Capabilities], bool]] = {
     "D succeeds": lambda d, _: d.j_dataset > d.scale[0],
     "no success": _no_success,
     "some success": lambda d, c: d.recoverability is not None and not _no_success(d, c),
+    "wide gap": lambda d, _: d.interval.high < -WIDE,
     "leans inferior": lambda d, _: d.gap < 0,
     "can be decided": lambda d, _: d.needed is not None,
 }

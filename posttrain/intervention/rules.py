@@ -198,6 +198,18 @@ TABLE: tuple[Rule, ...] = (
     ),
     Rule(
         regimes=(Regime.INFERIOR,),
+        when=("wide gap",),
+        plan=strength.strong_replay,
+        reason="D is the better prior by far: most of what it holds pi_0 hardly ever says, and "
+        "there a weight p(1-p) is next to nothing. So the imitation loss counts all tokens, firm "
+        "at first and then fading.",
+        refuted_by="further SFT on D with as many updates ends as high: RL then adds nothing",
+        fallback=strength.strong_replay_and_group,
+        fallback_reason="If the return stays flat while the loss on D falls, show demonstrations "
+        "to the reward as well.",
+    ),
+    Rule(
+        regimes=(Regime.INFERIOR,),
         plan=strength.replay,
         reason="D is the better prior, so it is kept as an imitation loss that decays and weighs "
         "undecided tokens most (2508.11408). A constant sum of both losses did worse than SFT "

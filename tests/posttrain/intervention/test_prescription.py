@@ -233,7 +233,7 @@ def test_every_row_can_be_reached():
         for regime in Regime
         for flags in ((), ("both_near_zero",), ("both_near_ceiling",), ("sft_not_converged",))
         for no_success in (None, 0.1, 0.9)
-        for gap in (-0.1, 0.1)
+        for gap in (-0.5, -0.1, 0.1)
         for j in (0.0, 0.5)
     ]
     for case in cases:
