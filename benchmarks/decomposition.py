@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from posttrain.regime.decomposition import decompose, split
 
 Floats = NDArray[np.float64]
-Sample = tuple[Floats, list[list[str]] | None]
+Sample = tuple[NDArray[Any], list[list[str]] | None]
 Design = Callable[[Floats, np.random.Generator], Sample]
 
 TIME = np.linspace(0, 1, 26)
@@ -59,6 +60,7 @@ def draw(seed: int, theta: Floats, design: Design, resamples: int) -> list[list[
     curve, units = design(theta, rng)
     found = decompose(curve, units=units, prior_dataset=DATASET, rng=rng, resamples=resamples)
     truth, corrected = split(theta, DATASET), found.corrected
+    assert corrected is not None
     row = []
     for name in PARTS:
         true, (low, high) = getattr(truth, name), getattr(corrected, name)
