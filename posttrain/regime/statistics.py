@@ -135,7 +135,8 @@ def stratified_bootstrap(
     Args:
         scores: Final scores `[runs, tasks]`, finite.
         statistic: Reduces the axes (-2, -1).
-        rng: Source of the `resamples`.
+        rng: Source of the resamples.
+        resamples: How many.
         level: Probability that the interval covers the statistic's true value.
 
     Raises:
@@ -180,7 +181,8 @@ def bootstrap_improvement(
     Args:
         x: Scores `[n, tasks]`, finite.
         y: Scores `[m, tasks]`, finite.
-        rng: Source of the `resamples`.
+        rng: Source of the resamples.
+        resamples: How many.
         level: Probability that the interval covers.
 
     Raises:
