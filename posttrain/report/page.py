@@ -16,6 +16,7 @@ from posttrain.report.part_recipe import recipe
 from posttrain.report.part_training import outcome, training
 from posttrain.report.part_units import recoverability, returns, units
 from posttrain.report.part_verdict import verdict
+from posttrain.report.section import Section
 from posttrain.report.style import css_variables
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from posttrain.regime.diagnosis import Diagnosis
     from posttrain.regime.scores import Scores
-    from posttrain.report.section import Section
 
 PARTS = (verdict, units, recoverability, returns, integrity, plan, training, outcome, recipe)
 """The sections, in the order of the page."""
@@ -38,7 +38,8 @@ def write_report(folder: Path) -> Path:
         RecordError: no diagnosis and no scores, or a damaged file.
     """
     folder = Path(folder)
-    sections = _sections(evidence := read_evidence(folder))
+    evidence = read_evidence(folder)
+    sections = [part(evidence) for part in PARTS]
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
     for part in sections:
@@ -65,12 +66,11 @@ def write_report_from_scores(
     evidence = Evidence(
         name=name or path.stem, diagnosis=diagnosis, policy=policy, dataset=dataset
     )  # fmt: skip
-    write_text(path, _html(evidence, _sections(evidence)))
+    sections = [part(evidence) for part in (verdict, units, recoverability, returns)]
+    absent = "This page was made from scores alone, so there is no SFT, plan or RL to show."
+    sections.append(Section(key="rest", title="What is not here", absent=absent))
+    write_text(path, _html(evidence, sections))
     return path
-
-
-def _sections(evidence: Evidence) -> list[Section]:
-    return [part(evidence) for part in PARTS]
 
 
 def _html(evidence: Evidence, sections: list[Section]) -> str:

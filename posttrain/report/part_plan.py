@@ -110,7 +110,7 @@ def in_a_line(what: Plan) -> str:
 
 def _ramp_words(r: Ramp) -> str:
     if r.final == r.start:
-        return f"{r.start:g}"
+        return f"{r.start:g}" + (f", after {r.rise} steps" if r.rise else ", constant")
     return f"{r.start:g} → {r.final:g} in {r.steps} steps"
 
 
@@ -126,9 +126,11 @@ def _interventions(chosen: Plan, horizon: int, plots: dict[str, Plot]) -> Iterat
         ramps = []
         for name, r in _strengths(item):
             plot = _ramp_plot(f"ramp-{item.kind}-{name}", r, horizon)
-            plots[plot.name] = plot
+            if moves := r.final != r.start or r.rise > 0:
+                plots[plot.name] = plot
             words_of = words.STRENGTHS.get((item.kind, name), name)
-            ramps.append({"plot": plot.name, "name": words_of, "words": _ramp_words(r)})
+            shown = plot.name if moves else None
+            ramps.append({"plot": shown, "name": words_of, "words": _ramp_words(r)})
         settings = [
             (f.name, _setting(getattr(item, f.name)))
             for f in fields(item)

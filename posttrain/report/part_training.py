@@ -150,13 +150,14 @@ def outcome(evidence: Evidence) -> Section:
     rows = [("rollout", found)] if "decoding" not in found else [(found["decoding"], found)]
     if isinstance(found.get("deployment"), Mapping):
         rows.append(("deployment", found["deployment"]))
-    low, high = found["interval"]
+    (low, high), d = found["interval"], evidence.diagnosis
     body = {
         "rows": [{"decoding": name, **row} for name, row in rows],
         "first": found,
         "noun": evidence.noun,
         "shown": "gain" if low > 0 else "loss" if high < 0 else "nothing",
         "level": 100 * (1 - found.get("alpha", 0.05)),
+        "short": d.j_dataset if found["after"] < d.j_dataset else None,
         "pairs": _pairs(evidence),
     }
     return Section(key=key, title=title, body=body, plots=_outcome_plots(evidence, rows))

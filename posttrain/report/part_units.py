@@ -75,7 +75,7 @@ def units(evidence: Evidence) -> Section:
         "map": placed,
         "noun": evidence.noun,
         "seen_units": None if other is None else other.units,
-        "success": _success_rule(evidence),
+        "success": _success_rule(evidence, policy),
     }
     return Section(key=key, title=title, body=body, plots={"map": _map_plot(placed, evidence)})
 
@@ -100,8 +100,8 @@ def _seen_map(evidence: Evidence) -> UnitMap | None:
     return placed if placed.units else None
 
 
-def _success_rule(evidence: Evidence) -> str:
-    if evidence.policy is not None and evidence.policy.success is not None:
+def _success_rule(evidence: Evidence, scores: Scores) -> str:
+    if scores.success is not None:
         return "An episode succeeds where its scores say so."
     which = "highest return" if evidence.diagnosis.recoverability else "middle of the scale"
     return f"An episode succeeds from a return of {cut(evidence):g} on, the {which}."
@@ -150,6 +150,9 @@ def recoverability(evidence: Evidence) -> Section:
     if policy is None or not len(policy) or policy.unit is None:
         absent = "The record holds no samples of π₀ by unit." if r is None else None
         return Section(key=key, title=title, absent=absent, body=body)
+    if r is None and policy.success is None:
+        absent = "Returns are continuous, and nothing in the scores says which one is a success."
+        return Section(key=key, title=title, absent=absent)
     mine = by_unit(policy, cut=cut(evidence))
     most = int(mine.samples.min())
     if most < 2:
@@ -207,10 +210,9 @@ def returns(evidence: Evidence) -> Section:
         size=(368, 240),
     )
     counts, worst = _worst(evidence, evidence.dataset)
-    return Section(
-        key=key, title=title, plots={"returns": plot},
-        body={"counts": counts, "worst": worst, "noun": evidence.noun},
-    )  # fmt: skip
+    rule = _success_rule(evidence, evidence.dataset)
+    body = {"counts": counts, "worst": worst, "success": rule}
+    return Section(key=key, title=title, body=body, plots={"returns": plot})
 
 
 def _worst(evidence: Evidence, d: Scores) -> tuple[dict[str, int], list[dict[str, Any]]]:

@@ -31,6 +31,7 @@ def verdict(evidence: Evidence) -> Section:
             "test": words.title(str(d.test), words.TESTS),
             "flags": [(words.title(f.kind, words.FLAGS), f.text) for f in d.flags],
             "noun": evidence.noun,
+            "scaled": tuple(d.scale) != (0, 1),
             "level": round(100 * (1 - 2 * d.alpha)),
             "seen": evidence.seen,
             "decodings": [o for o in d.decodings if o.name != "rollout"],

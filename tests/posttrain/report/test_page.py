@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -239,7 +240,24 @@ def test_two_score_files_and_no_run_make_a_page(tmp_path):
     assert page.values["gap"] == [pytest.approx(found.gap, rel=1e-5)]
     assert "60 units" in page.texts["verdict"]
     assert "middle of the scale" in page.texts["units"]
+    assert "made from scores alone" in page.texts["rest"]
     assert not (tmp_path / "figures").exists()
+
+
+def test_a_gain_that_stays_below_the_dataset_is_said_to(record, undrawn):
+    d, outcome = read_json(record / "diagnosis.json"), read_json(record / "outcome.json")
+    write_json(record / "outcome.json", outcome | {"after": d["j_dataset"] - 0.01})
+    page = Page(write_report(record))
+    assert page.values["short"] == [pytest.approx(d["j_dataset"], rel=1e-5)]
+    write_json(record / "outcome.json", outcome | {"after": d["j_dataset"] + 0.01})
+    assert "short" not in Page(write_report(record)).values
+
+
+def test_what_to_do_before_rl_stands_before_the_plan(record, undrawn):
+    plan = read_json(record / "plan.json")
+    assert "First train" not in Page(write_report(record)).texts["plan"]
+    write_json(record / "plan.json", plan | {"first": "sft_more"})
+    assert "First train π₀ further by SFT" in Page(write_report(record)).texts["plan"]
 
 
 def test_a_running_record_with_a_torn_line_is_reported(record, undrawn):
@@ -247,6 +265,15 @@ def test_a_running_record_with_a_torn_line_is_reported(record, undrawn):
     with Record(record).metrics.path.open("a") as log:
         log.write('{"step": 121, "rew')
     assert Page(write_report(record)).source == whole
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_episodes_are_reported_in_ten_seconds(tmp_path):
+    folder = write_record(tmp_path / "large", units=6000)
+    assert len(read_scores(folder / "scores.parquet")) == 114_000
+    start = time.process_time()
+    write_report(folder)
+    assert time.process_time() - start < 10
 
 
 def test_importing_the_report_loads_no_plotting_and_no_torch():
