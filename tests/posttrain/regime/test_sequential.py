@@ -11,6 +11,11 @@ def scores(returns):
     return Scores(np.asarray(returns, dtype=float), unit=[f"u{i:05d}" for i in range(len(returns))])
 
 
+def one_sided(returns, *, alpha):
+    values, counts = np.unique(returns, return_counts=True)
+    return lower_bound(values, counts * 1.0, alpha=alpha, bets=fractions(0.05))
+
+
 def follow(policy, dataset, *, batch, **settings):
     state = start(**settings)
     for at in range(0, len(policy), batch):
@@ -128,6 +133,9 @@ def test_unmatched_units_cost_more_but_decide_too():
     )
     assert alone.regime is matched.regime is Regime.SUPERIOR
     assert np.ptp(alone.interval) > np.ptp(matched.interval)
+    assert alone.interval.low == pytest.approx(
+        one_sided(policy, alpha=0.025) - (1 - one_sided(1 - dataset, alpha=0.025))
+    )
 
 
 @pytest.mark.parametrize(
