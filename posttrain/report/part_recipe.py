@@ -32,7 +32,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", "not known" if value is None else str(value)
+            yield f"{prefix}{name}", "none" if value is None else str(value)
 
 
 def _commands(evidence: Evidence) -> Iterator[tuple[str, str]]:
@@ -41,5 +41,7 @@ def _commands(evidence: Evidence) -> Iterator[tuple[str, str]]:
     if isinstance(started, str):
         yield "as it was started", started
     if evidence.recipe is not None:
-        yield "the whole run again", f"posttrain run {folder}/recipe.yaml"
+        processes = (evidence.environment or {}).get("processes", 1)
+        launch = f"accelerate launch --num_processes {processes} -m " if processes != 1 else ""
+        yield "the whole run again", f"{launch}posttrain run {folder}/recipe.yaml"
     yield "this page", f"posttrain report {folder}"

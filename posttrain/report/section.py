@@ -94,7 +94,7 @@ def sentence(text: str | None) -> str:
     text = symbols(text).strip()
     if text and text[0].isascii():
         text = text[0].upper() + text[1:]
-    return text + "." if text and text[-1] not in ".!?)" else text
+    return text + "." if text and text[-1] not in ".!?" else text
 
 
 def symbols(text: str | None) -> str:

@@ -260,6 +260,13 @@ def test_what_to_do_before_rl_stands_before_the_plan(record, undrawn):
     assert "First train π₀ further by SFT" in Page(write_report(record)).texts["plan"]
 
 
+def test_a_run_on_several_processes_is_repeated_on_as_many(record, undrawn):
+    assert "accelerate" not in Page(write_report(record)).texts["recipe"]
+    told = read_json(record / "environment.json") | {"processes": 2}
+    write_json(record / "environment.json", told)
+    assert "launch --num_processes 2 -m posttrain run" in Page(write_report(record)).texts["recipe"]
+
+
 def test_a_running_record_with_a_torn_line_is_reported(record, undrawn):
     whole = Page(write_report(record)).source
     with Record(record).metrics.path.open("a") as log:
