@@ -1,6 +1,6 @@
 """How often is a verdict wrong, and what does it cost? Simulated, for docs/calibration.md.
 
-    python benchmarks/calibration.py            # print the tables, about 5 minutes on one core
+    python benchmarks/calibration.py            # print the tables, about 4 minutes on one core
     python benchmarks/calibration.py --write    # and put them into docs/calibration.md
 
 A verdict is most easily wrong where the true gap lies on the margin, so that is where every
