@@ -1,6 +1,6 @@
 """How often is a verdict wrong, and what does it cost? Simulated, for docs/calibration.md.
 
-    python benchmarks/calibration.py            # print the tables, about 4 minutes on one core
+    python benchmarks/calibration.py            # print the tables, about 6 minutes on one core
     python benchmarks/calibration.py --write    # and put them into docs/calibration.md
 
 A verdict is most easily wrong where the true gap lies on the margin, so that is where every
@@ -13,11 +13,13 @@ import argparse
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from distributions import (
+    HELD_OUT,
     MARGIN,
     RETURNS,
     Array,
@@ -149,10 +151,10 @@ def row(*cells: object) -> str:
     return line
 
 
-def wrong_table(rng: Rng) -> list[str]:
+def wrong_table(rng: Rng, distributions: tuple[Returns, ...] = RETURNS) -> list[str]:
     """Shares of wrong verdicts in percent, the worst of the three verdicts in each cell."""
     lines = table(["returns", *(f"n = {n}" for n in RUNS), f"look every {BATCH}"])
-    for returns in RETURNS:
+    for returns in distributions:
         cells = [
             fixed_cell(rng, returns, n, runs // 8 if returns.slow and n >= 200 else runs)
             for n, runs in RUNS.items()
@@ -289,7 +291,12 @@ def main() -> None:
             write(name, lines)
 
 
-TABLES = {"wrong verdicts": wrong_table, "controls": control_table, "cost": cost_table}
+TABLES: dict[str, Callable[[Rng], list[str]]] = {
+    "wrong verdicts": wrong_table,
+    "controls": control_table,
+    "cost": cost_table,
+    "held out": partial(wrong_table, distributions=HELD_OUT),
+}
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import gamma, gammainc, gammaincc, ndtr
 
 MARGIN = 0.05
 Rng: TypeAlias = np.random.Generator
@@ -103,6 +103,32 @@ def u_shaped(rng: Rng, shape: Shape) -> Array:
     return 0.05 + 0.9 * rng.beta(0.2, 0.8, shape)
 
 
+def weibull(rng: Rng, shape: Shape) -> Array:
+    """Weibull of shape 0.7 and scale 0.1, cut off at 0.7."""
+    return 0.1 + np.minimum(0.1 * rng.weibull(0.7, shape), 0.7)
+
+
+def lomax(rng: Rng, shape: Shape) -> Array:
+    """Pareto's tail with exponent 3, scale 0.2, cut off at 0.7."""
+    return 0.1 + np.minimum(0.2 * rng.pareto(3, shape), 0.7)
+
+
+def gamma_half(rng: Rng, shape: Shape) -> Array:
+    """Gamma of shape 0.5 and scale 0.2, cut off at 0.7."""
+    return 0.1 + np.minimum(rng.gamma(0.5, 0.2, shape), 0.7)
+
+
+def left_gamma(rng: Rng, shape: Shape) -> Array:
+    """Its mirror image: nearly always good, with a long tail of failures."""
+    return 1 - gamma_half(rng, shape)
+
+
+WEIBULL_MEAN = 0.1 + (
+    0.1 * gamma(1 + 1 / 0.7) * gammainc(1 + 1 / 0.7, 7**0.7) + 0.7 * np.exp(-(7**0.7))
+)
+LOMAX_MEAN = 0.1 + 0.1 * (1 - 4.5**-2)
+GAMMA_MEAN = 0.1 + 0.1 * gammainc(1.5, 3.5) + 0.7 * gammaincc(0.5, 3.5)
+
 RETURNS = (
     Returns("Bernoulli 0.05, matched units", bernoulli(0.05)),
     Returns("Bernoulli 0.5, matched units", bernoulli(0.5)),
@@ -127,3 +153,10 @@ RETURNS = (
     Returns("U-shaped (beta), matched units", shifted(u_shaped, 0.23), slow=True),
     Returns("one rare failure in 10, continuous", shifted(rare_failure, 0.7725), slow=True),
 )
+HELD_OUT = (
+    Returns("Weibull 0.7, matched units", shifted(weibull, WEIBULL_MEAN), slow=True),
+    Returns("Pareto tail 3, matched units", shifted(lomax, LOMAX_MEAN), slow=True),
+    Returns("gamma 0.5, matched units", shifted(gamma_half, GAMMA_MEAN), slow=True),
+    Returns("gamma 0.5, skewed to the left", shifted(left_gamma, 1 - GAMMA_MEAN), slow=True),
+)
+"""Skewed returns that no setting of the tests was chosen on."""
