@@ -134,9 +134,9 @@ def fixed_cell(
 
 
 def sequential_cell(rng: Rng, returns: Returns) -> str:
-    verdicts = {}
+    verdicts, shape = {}, (SEQUENTIAL_RUNS, SEQUENTIAL_UNITS)
     for gap in returns.gaps:
-        policy, dataset = returns.draw(rng, gap, (SEQUENTIAL_RUNS, SEQUENTIAL_UNITS))
+        policy, dataset = returns.draw(rng, gap, shape)
         verdicts[gap], _ = sequential_verdicts(policy - dataset, batch=BATCH)
     return worst(verdicts, SEQUENTIAL_RUNS)
 
@@ -170,14 +170,14 @@ def control_table(rng: Rng) -> list[str]:
     student = Returns(
         "all demonstrations right, Bernoulli pi_0, n = 50", all_right(), gaps=(-MARGIN,)
     )
-    cell = fixed_cell(rng, student, 50, RUNS[50], interval=student_interval)
-    lines.append(row("plain t on the differences", student.name, cell))
+    plain = fixed_cell(rng, student, 50, RUNS[50], interval=student_interval)
+    lines.append(row("plain t on the differences", student.name, plain))
     cell = naive_cell(rng, 50, RUNS[50])
     lines.append(
         row("Welch on episodes as if they were units", "clustered, 8 a unit, n = 50", cell)
     )
-    cell = peeking_cell(rng, 1000, 400)
-    lines.append(row(f"the fixed test, a look every {BATCH} units", "gaussian, up to 1,000", cell))
+    peeking = f"the fixed test, a look every {BATCH} units"
+    lines.append(row(peeking, "gaussian, up to 1,000", peeking_cell(rng, 1000, 400)))
     return lines
 
 
@@ -267,15 +267,11 @@ def write(name: str, lines: list[str]) -> None:
     """Replace what stands between the markers of this table."""
     page = PAGE.read_text(encoding="utf-8")
     begin, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
-    found = re.subn(
-        f"{re.escape(begin)}.*?{re.escape(end)}",
-        lambda _: begin + "\n".join(lines) + "\n" + end,
-        page,
-        flags=re.DOTALL,
-    )
-    if found[1] != 1:
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    page, found = pattern.subn(lambda _: begin + "\n".join(lines) + "\n" + end, page)
+    if found != 1:
         raise SystemExit(f"{PAGE.name} needs the markers {begin.strip()} and {end} once")
-    PAGE.write_text(found[0], encoding="utf-8")
+    PAGE.write_text(page, encoding="utf-8")
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def clustered(centre: float, spread: float = 1.0, episodes: int = 8) -> Draw:
     return draw
 
 
-def shifted(noise: Noise, mean: float) -> Draw:
+def shifted(noise: Noise, mean: float | np.floating) -> Draw:
     """Continuous: noise of a known mean, moved by the gap, against a narrow gaussian."""
 
     def draw(rng: Rng, gap: float, shape: Shape) -> Sides:
