@@ -72,10 +72,9 @@ def load_rows(settings: DataSettings) -> tuple[list[Row], list[Row]]:
     Raises:
         DataError: the source is missing or empty, or a row lacks a field.
     """
-    rows = _corrupt(_read(settings.path, settings), settings.corruption, settings.seed)
+    rows = _demonstrate(_read(settings.path, settings), settings)
     if settings.heldout_path is not None:
-        heldout = _read(settings.heldout_path, settings)
-        heldout = _corrupt(heldout, settings.corruption, settings.seed)
+        heldout = _demonstrate(_read(settings.heldout_path, settings), settings)
         seen = {row.unit for row in rows}
         if shared := [row.unit for row in heldout if row.unit in seen]:
             raise DataError(
@@ -275,16 +274,19 @@ _CORRUPTIONS: dict[str, Callable[[Row, np.random.Generator, Sequence[str]], str]
 }
 
 
-def _corrupt(rows: list[Row], corruption: Corruption | None, seed: int) -> list[Row]:
-    """Let a careless demonstrator answer a share of the rows; which ones hangs on the unit alone."""
+def _demonstrate(rows: list[Row], settings: DataSettings) -> list[Row]:
+    """Let every demonstrator answer every row, carelessly or not: its unit and number decide."""
+    corruption = settings.corruption
     if corruption is None:
-        return rows
+        return rows * settings.demonstrators
     wrong = _CORRUPTIONS[corruption.how]
     said = sorted({row.completion for row in rows})
     result = []
-    for row in rows:
-        digest = hashlib.sha256(f"{seed}:{row.unit}".encode()).digest()
-        rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-        careless = rng.random() < corruption.share
-        result.append(replace(row, completion=wrong(row, rng, said)) if careless else row)
+    for number in range(settings.demonstrators):
+        for row in rows:
+            name = f"{settings.seed}:{number}:{row.unit}"
+            digest = hashlib.sha256(name.encode()).digest()
+            rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+            careless = rng.random() < corruption.share
+            result.append(replace(row, completion=wrong(row, rng, said)) if careless else row)
     return result

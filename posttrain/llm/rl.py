@@ -116,6 +116,8 @@ def train(
     resume = world.broadcast(training.last_complete(folder) if world.main else None)
     config = _config(settings, plan, rollout, seed=seed, folder=folder, start=resume is None)
     honour(plan, generations=config.num_generations, lora=lora is not None)
+    if plan.replay is not None and ramp(plan.replay.weight).peak > 0:
+        _check_replay(config, settings.replay_rows, world.size)
     _check_cycle(config)
     if world.main:
         for log in (metrics, curve):
@@ -215,6 +217,17 @@ def _config(
     )
 
 
+def _check_replay(config: Any, rows: int, world: int) -> None:
+    """The demonstrations of a step must be the same however the batch is cut."""
+    parts = world * config.gradient_accumulation_steps
+    if rows % parts:
+        raise PlanError(
+            f"rl.replay_rows: {rows} demonstrations a step cannot be dealt out evenly to {world} "
+            f"processes x {config.gradient_accumulation_steps} micro-batches; use a multiple of "
+            f"{parts}"
+        )
+
+
 def _check_cycle(config: Any) -> None:
     """A checkpoint inside a generation cycle would not resume to the same run."""
     cycle = config.steps_per_generation * config.num_iterations
@@ -283,7 +296,7 @@ def _replay_arguments(
     if ramp(replay.share).peak > 0:
         arguments["group"] = GroupShare(
             share=ramp(replay.share),
-            completions={unit: completion for unit, _, completion in encoded},
+            completions={unit: completion for unit, _, completion in reversed(encoded)},
         )
     return arguments
 

@@ -65,6 +65,7 @@ class DataSettings:
     `datasets.load_dataset` takes (a Hub name, a folder). `options` goes to the task's maker or to
     `load_dataset`. `columns` maps our names (prompt, completion, answer, unit) to the file's.
     `heldout` units are set aside by a hash of the prompt, the same in every run, and never trained on.
+    With several `demonstrators`, each answers every prompt, and each is careless on its own.
     """
 
     path: str
@@ -76,10 +77,14 @@ class DataSettings:
     heldout: int = 500
     heldout_path: str | None = None
     seed: int = 1
+    demonstrators: int = 1
     corruption: Corruption | None = None
 
     def __post_init__(self) -> None:
         _require(self.heldout >= 2, f"heldout must be >= 2 units, got {self.heldout!r}")
+        _require(
+            self.demonstrators >= 1, f"demonstrators must be >= 1, got {self.demonstrators!r}"
+        )
         _require(self.size is None or self.size >= 2, f"size must be >= 2, got {self.size!r}")
 
 
