@@ -3,13 +3,15 @@
     python benchmarks/regimes.py --seeds 101 102 103 104 105
 
 For every seed (of data, initial weights, batches and rollouts) each arithmetic recipe is run as it
-stands: SFT, diagnosis, prescription, RL. Then the same pi_0 is fine-tuned under a rival plan: without
-the data where D is the stronger prior, with the data where pi_0 is, and with a policy that never
-moves, whose gain must be nothing. Finished runs are kept; the table goes into docs/results.md.
+stands: SFT, diagnosis, prescription, RL. Then the same pi_0 is fine-tuned under rival plans:
+without the data where D is the stronger prior, with the data where pi_0 is, and with a policy that
+never moves, whose gain must be nothing. Finished runs are kept; `--write` puts the table into
+docs/results.md.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +37,7 @@ DOC = Path(__file__).parents[1] / "docs" / "results.md"
 START, END = "<!-- regimes: start -->\n", "<!-- regimes: end -->"
 
 
-def arms(recipe, seed, output):
+def arms(recipe: str, seed: int, output: str) -> list[dict[str, Any]]:
     """Run a recipe and its rivals; return the rows of the table."""
     common = [f"seed={seed}", f"data.seed={seed}", f"output={output}"]
     folder = run(f"llm/{recipe}", [*common, f"name={recipe}_{seed}"])
@@ -52,7 +54,7 @@ def arms(recipe, seed, output):
     return rows
 
 
-def row(recipe, arm, seed, folder):
+def row(recipe: str, arm: str, seed: int, folder: Path) -> dict[str, Any]:
     """What the table needs of a run."""
     found = Record(folder)
     diagnosis, outcome, plan = found.diagnosis(), found.outcome(), found.plan()
@@ -74,7 +76,7 @@ def row(recipe, arm, seed, folder):
     }
 
 
-def table(rows, seeds):
+def table(rows: list[dict[str, Any]], seeds: list[int]) -> str:
     """Two Markdown tables: verdicts by seed, and gains by arm."""
     lines = [
         f"Seeds {', '.join(map(str, seeds))}. `units` are the held-out prompts that the sequential",
@@ -95,10 +97,10 @@ def table(rows, seeds):
         lines.append(f"| `llm/{recipe}` | {wanted} | {verdicts} | {gaps} | {units} |")
     lines += [
         "",
-        "Held-out return under the RL sampler, before and after RL; the interval is a t interval at",
-        "95 % over the seeds.",
+        "Held-out return under the RL sampler, before and after RL; the interval is a t interval",
+        "at 95 % over the seeds. *Sure*: seeds whose own interval over prompts excludes 0.",
         "",
-        "| recipe | arm | before | after | gain | 95 % interval | seeds whose own interval excludes 0 |",
+        "| recipe | arm | before | after | gain | 95 % interval | sure |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for recipe in ran:
@@ -115,7 +117,7 @@ def table(rows, seeds):
     return "\n".join(lines) + "\n"
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103, 104, 105])
     parser.add_argument("--output", default="runs/regimes")

@@ -86,7 +86,7 @@ class Capabilities:
         return missing
 
     def _of_replay(self, replay: Replay) -> list[str]:
-        weighs = replay.token_weight != "none"  # noqa: S105 - no password
+        weighs = replay.token_weight != "none"
         wanted = (
             (ramp(replay.weight).peak > 0, self.replay_weight, "has no imitation loss on data"),
             (ramp(replay.share).peak > 0, self.replay_share, "cannot mix data into its batches"),

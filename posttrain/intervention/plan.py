@@ -68,7 +68,7 @@ class Replay:
 
     weight: float | Ramp = 0.0
     share: float | Ramp = 0.0
-    token_weight: TokenWeight = "none"  # noqa: S105 - no password
+    token_weight: TokenWeight = "none"
     gate: Gate = "none"
     kind: Literal["replay"] = "replay"
 

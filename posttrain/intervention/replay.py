@@ -158,7 +158,7 @@ def weighted_nll(
     logp: Tensor,
     mask: Tensor | None = None,
     *,
-    token_weight: TokenWeight = "none",  # noqa: S107 - no password
+    token_weight: TokenWeight = "none",
     num_items: int | Tensor | None = None,
 ) -> Tensor:
     """Compute the imitation loss with its own normaliser: -sum(w log p) / num_items.

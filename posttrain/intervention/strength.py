@@ -47,7 +47,7 @@ def replay(steps: int, learner: Capabilities) -> Plan:
     """An imitation loss that decays, on the tokens that are still undecided."""
     del learner
     weight = Ramp(0.5, 0.02, steps=steps, shape="cosine")
-    return Plan(replay=Replay(weight=weight, token_weight="chord"))  # noqa: S106 - no password
+    return Plan(replay=Replay(weight=weight, token_weight="chord"))
 
 
 def strong_replay(steps: int, learner: Capabilities) -> Plan:
@@ -92,7 +92,7 @@ def strong_replay_reset(steps: int, learner: Capabilities) -> Plan:
 def light_mix(steps: int, learner: Capabilities) -> Plan:
     """A little of both priors; the data's part fades."""
     weight = Ramp(0.1, 0.0, steps=steps, shape="cosine")
-    data = Replay(weight=weight, token_weight="chord")  # noqa: S106 - no password
+    data = Replay(weight=weight, token_weight="chord")
     return chain(data)(light_anchor(steps, learner))
 
 

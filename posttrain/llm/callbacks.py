@@ -90,9 +90,7 @@ class MomentWarmup(TrainerCallback):
 class ScheduledReset(TrainerCallback):
     """Repeat a reset every so many steps."""
 
-    def __init__(
-        self, reset: Reset, *, seed: int, base: Mapping[str, torch.Tensor] | None
-    ) -> None:
+    def __init__(self, reset: Reset, *, seed: int, base: Mapping[str, torch.Tensor] | None) -> None:
         """Apply `reset` with draws from `seed` and the step."""
         self.reset, self.seed, self.base = reset, seed, base
 

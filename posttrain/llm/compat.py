@@ -35,7 +35,7 @@ def check(trainer: type = GRPOTrainer) -> None:
             raise ImportError(
                 f"TRL {__version__}: {trainer.__name__}.{name} takes {got}, wanted {wanted}"
             )
-    if not isinstance(getattr(trainer, "loss_is_scaled_for_ga", None), bool):
+    if getattr(trainer, "loss_is_scaled_for_ga", None) not in {True, False}:
         raise ImportError(f"TRL {__version__}: {trainer.__name__}.loss_is_scaled_for_ga is gone")
 
 

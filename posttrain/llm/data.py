@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from posttrain.llm.settings import Corruption, DataSettings
+from posttrain.llm.settings import DataSettings
 
 Message: TypeAlias = dict[str, str]
 
@@ -217,9 +217,7 @@ def _reasoning_gym(task: str, settings: DataSettings) -> list[Row]:
 
     size = settings.size or 1_000
     try:
-        made = reasoning_gym.create_dataset(
-            task, seed=settings.seed, size=size, **settings.options
-        )
+        made = reasoning_gym.create_dataset(task, seed=settings.seed, size=size, **settings.options)
     except (ValueError, TypeError, AssertionError) as error:
         raise DataError(f"reasoning_gym:{task}: {error}") from error
     rows: dict[str, Row] = {}

@@ -51,26 +51,49 @@ def policy(
     common: dict[str, Any] = {"judge": judge, "world": world, "batch": settings.batch}
     with progress.bar("sampling pi_0", len(units), speak=world.main) as bar:
         found = rollouts(
-            units, generate, decoding=recipe.rollout, samples=settings.samples,
-            seed=recipe.seed, folder=folder / "rollout", enough=stop, tick=bar.update,
-            split="heldout", kind="rollout", **common,
+            units,
+            generate,
+            decoding=recipe.rollout,
+            samples=settings.samples,
+            seed=recipe.seed,
+            folder=folder / "rollout",
+            enough=stop,
+            tick=bar.update,
+            split="heldout",
+            kind="rollout",
+            **common,
         )
     drawn = list(dict.fromkeys(r["unit"] for r in found))
     names = set(drawn)
     same = [row for row in units if row.unit in names]
     with progress.bar("pi_0 as deployed", len(same), speak=world.main) as bar:
         found += rollouts(
-            same, generate, decoding=recipe.deployment,
+            same,
+            generate,
+            decoding=recipe.deployment,
             samples=1 if recipe.deployment.temperature == 0 else settings.samples,
-            seed=recipe.seed + 1, folder=folder / "deployment", enough=_never,
-            tick=bar.update, split="heldout", kind="deployment", **common,
+            seed=recipe.seed + 1,
+            folder=folder / "deployment",
+            enough=_never,
+            tick=bar.update,
+            split="heldout",
+            kind="deployment",
+            **common,
         )
     some = _one_a_unit(seen)[: settings.seen_units]
     with progress.bar("pi_0 on seen prompts", len(some), speak=world.main) as bar:
         found += rollouts(
-            some, generate, decoding=recipe.rollout, samples=settings.samples,
-            seed=recipe.seed + 2, folder=folder / "seen", enough=_never, tick=bar.update,
-            split="seen", kind="rollout", **common,
+            some,
+            generate,
+            decoding=recipe.rollout,
+            samples=settings.samples,
+            seed=recipe.seed + 2,
+            folder=folder / "seen",
+            enough=_never,
+            tick=bar.update,
+            split="seen",
+            kind="rollout",
+            **common,
         )
     return found
 
@@ -87,7 +110,9 @@ def _never(_: Records) -> bool:
 
 
 def looks(
-    policy_returns: Mapping[str, float], data_returns: Mapping[str, float], settings: DiagnoseSettings
+    policy_returns: Mapping[str, float],
+    data_returns: Mapping[str, float],
+    settings: DiagnoseSettings,
 ) -> sequential.Sequential:
     """Look at the units in the order in which they were drawn, batch by batch.
 
@@ -221,7 +246,7 @@ def again(
     world: World,
 ) -> Scores:
     """Roll the fine-tuned policy out on the units on which pi_0 was diagnosed."""
-    drawn = set(before.where(source="policy", split="heldout").unit)
+    drawn = {row["unit"] for row in before.where(source="policy", split="heldout").rows()}
     same = [row for row in _one_a_unit(rows) if row.unit in drawn]
     found: Records = []
     for number, (name, decoding) in enumerate(
@@ -230,11 +255,19 @@ def again(
         greedy = decoding.temperature == 0
         with progress.bar(f"after RL, {name}", len(same), speak=world.main) as bar:
             found += rollouts(
-                same, generate, judge, decoding,
+                same,
+                generate,
+                judge,
+                decoding,
                 samples=1 if greedy else recipe.diagnose.samples,
-                batch=recipe.diagnose.batch, seed=recipe.seed + 3 + number,
-                folder=folder / name, enough=_never, tick=bar.update, world=world,
-                split="heldout", kind=name,
+                batch=recipe.diagnose.batch,
+                seed=recipe.seed + 3 + number,
+                folder=folder / name,
+                enough=_never,
+                tick=bar.update,
+                world=world,
+                split="heldout",
+                kind=name,
             )
     return Scores.from_rows(found)
 
@@ -262,27 +295,29 @@ def outcome(
     after: Scores,
     curve: MetricsLog,
     *,
-    j_dataset: float,
     settings: DiagnoseSettings,
     seed: int,
 ) -> dict[str, Any]:
-    """What RL changed on held-out units, under both decodings, and the curve's decomposition."""
+    """What RL changed on held-out units, under both decodings, and the curve's decomposition.
+
+    Rollouts that were reused may lack the deployment decoding, and then its change.
+    """
     pi0 = before.where(source="policy", split="heldout")
-    found = {
-        name: gain(pi0.where(decoding=name), after.where(decoding=name), settings)  # type: ignore[arg-type]
-        for name in ("rollout", "deployment")
-    }
+    deployed = pi0.where(decoding="deployment")
+    data = _unit_means(before.where(source="dataset", split="heldout").rows())
     rows = curve.read()
     parts = decompose(
         [np.array(row["return"]) for row in rows],
         units=[row["unit"] for row in rows],
-        prior_dataset=j_dataset,
+        prior_dataset=list(data.values()),
         steps=[row["step"] for row in rows],
         rng=np.random.default_rng(seed),
     )
     return {
-        **found["rollout"],
+        **gain(pi0.where(decoding="rollout"), after.where(decoding="rollout"), settings),
         "decoding": "rollout",
-        "deployment": found["deployment"],
+        "deployment": gain(deployed, after.where(decoding="deployment"), settings)
+        if len(deployed)
+        else None,
         "decomposition": parts.to_dict(),
     }

@@ -1,4 +1,4 @@
-"""Models and tokenizers: made on the spot, from an asset, a folder or the Hub; never remote code."""
+"""Models and tokenizers: made on the spot, from an asset, a folder or the Hub; no remote code."""
 
 from __future__ import annotations
 
@@ -99,9 +99,7 @@ def _tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def save(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path
-) -> None:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """Write weights (safetensors), configuration and tokenizer."""
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
@@ -115,9 +113,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) ->
     return list(encoded["input_ids"])
 
 
-def demonstration_ids(
-    tokenizer: PreTrainedTokenizerBase, row: Row
-) -> tuple[list[int], list[int]]:
+def demonstration_ids(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[list[int], list[int]]:
     """Token ids of a row's prompt and of its completion, up to and with its end token.
 
     What a template writes behind the end token (often a line break) is not the model's to say.
@@ -178,17 +174,15 @@ def batch_of(
     }
 
 
-def token_logps(
-    model: Any, batch: dict[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def token_logps(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability of every label token at temperature 1, and which positions count.
 
     Returns:
         logps [n, length - 1] (0 where masked) and mask [n, length - 1].
     """
-    logits = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-    ).logits[:, :-1]
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[
+        :, :-1
+    ]
     labels = batch["labels"][:, 1:]
     mask = labels != -100
     logps = torch.log_softmax(logits.float(), dim=-1)

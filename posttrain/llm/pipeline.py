@@ -128,15 +128,14 @@ def _data(work: Run) -> None:
     train, heldout = load_rows(work.recipe.data)
     if work.world.main:
         for name, rows in (("train", train), ("heldout", heldout)):
-            record.write_jsonl(
-                work.record.data / f"{name}.jsonl", [row.to_dict() for row in rows]
-            )
+            record.write_jsonl(work.record.data / f"{name}.jsonl", [row.to_dict() for row in rows])
 
 
 def _sft(work: Run) -> None:
     """Make pi_0: clone D, or copy the checkpoint that the recipe names."""
     policy, tokenizer = work.base()
-    settings, losses = work.recipe.sft, []
+    settings = work.recipe.sft
+    losses: list[tuple[int, float]] = []
     if settings is not None:
         train, heldout = work.rows()
         policy, losses = sft.train(
@@ -181,8 +180,11 @@ def _score(work: Run) -> None:
             row
             for split, rows in (("heldout", heldout), ("seen", train))
             for row in score.score_demonstrations(
-                rows, work.judge, tokenizer,
-                limit=work.recipe.rollout.max_new_tokens, split=split,
+                rows,
+                work.judge,
+                tokenizer,
+                limit=work.recipe.rollout.max_new_tokens,
+                split=split,
             )
         ]
         record.write_jsonl(work.record.data / "demonstration_scores.jsonl", records)
@@ -281,7 +283,7 @@ def _rl(work: Run) -> None:
         ),
         work.judge,
         load=work.load,
-        base=lambda: work.base()[0].state_dict(),
+        base=work.base()[0].state_dict,
         rollout=work.recipe.rollout,
         lora=work.recipe.model.lora,
         seed=work.recipe.seed,
@@ -315,14 +317,12 @@ def _outcome(work: Run) -> None:
     )
     if work.world.main:
         write_scores(after, work.record.outcome_scores_file)
-        diagnosis = work.record.diagnosis()
         record.write_json(
             work.record.outcome_file,
             measure.outcome(
                 before,
                 after,
                 record.MetricsLog(work.record.path / "curve.jsonl"),
-                j_dataset=0.0 if diagnosis is None else diagnosis.j_dataset,
                 settings=work.recipe.diagnose,
                 seed=work.recipe.seed,
             ),

@@ -72,7 +72,7 @@ def _blame(
     for row, completion in zip(rows, completions, strict=True):
         try:
             inner([row], [completion])
-        except Exception as alone:  # noqa: BLE001 - whatever a reward raises is the finding
+        except Exception as alone:
             return RewardError(
                 f"the reward raised {type(alone).__name__}: {alone} on unit {row.get('unit')!r} "
                 f"with completion {completion!r}"
@@ -83,9 +83,7 @@ def _blame(
     )
 
 
-def _check(
-    value: float | None, scale: tuple[float, float], row: Columns, completion: str
-) -> None:
+def _check(value: float | None, scale: tuple[float, float], row: Columns, completion: str) -> None:
     if value is None:
         return
     low, high = scale
@@ -195,7 +193,9 @@ def _trl(settings: TrlReward) -> Judge:
     inner = from_function(getattr(trl.rewards, settings.name))
 
     def judge(rows: Sequence[Columns], texts: Sequence[str]) -> list[Judgement]:
-        return inner([{**row, "solution": row.get("solution", row["answer"])} for row in rows], texts)
+        return inner(
+            [{**row, "solution": row.get("solution", row["answer"])} for row in rows], texts
+        )
 
     return judge
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,26 +11,22 @@ import torch
 
 from posttrain import progress
 from posttrain.intervention.plan import Plan, Replay, Reset
-from posttrain.intervention.prescription import LLM_GRPO, LLM_GRPO_LORA
 from posttrain.intervention.ramp import ramp
 from posttrain.intervention.reference import verify_reference
 from posttrain.intervention.reset import apply_reset
 from posttrain.llm import callbacks, training
 from posttrain.llm.data import Row
+from posttrain.llm.honour import PlanError, check_cycle, check_replay, honour
 from posttrain.llm.model import batch_of, demonstration_ids, device, prompt_ids, token_logps
 from posttrain.llm.reward import Judge
-from posttrain.llm.sft import peft_config
 from posttrain.llm.settings import Decoding, Lora, RlSettings
+from posttrain.llm.sft import peft_config
 from posttrain.llm.trainer import GroupShare, PlanGRPOTrainer, ReplayLoss
 from posttrain.llm.world import World
 from posttrain.record import MetricsLog
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-class PlanError(ValueError):
-    """A plan asks for something that GRPO on a language model cannot do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,35 +39,6 @@ class Experience:
     prior: float
     alpha: float
     scale: tuple[float, float]
-
-
-def honour(plan: Plan, *, generations: int, lora: bool) -> None:
-    """Refuse what GRPO on a language model cannot do.
-
-    Raises:
-        PlanError: one sentence a field, with what it says and what can be done.
-    """
-    missing = list((LLM_GRPO_LORA if lora else LLM_GRPO).unsupported(plan))
-    replay, reset = plan.replay, plan.reset
-    if replay is not None and ramp(replay.share).peak * generations > generations - 1:
-        missing.append(
-            f"replay.share: {ramp(replay.share).peak:g} of a group of {generations} leaves no "
-            "rollout of the policy; lower it or raise rl.trainer.num_generations"
-        )
-    if reset is not None and reset.every == 0 and set(reset.parts) <= {"adapter", "optimizer"}:
-        missing.append(
-            f"reset.parts: {list(reset.parts)} are new at step 0 anyway, so the reset would do "
-            "nothing; set reset.every"
-        )
-    if reset is not None and reset.how != "interpolate" and replay is None:
-        destroyed = sorted({"policy", "head", "last_layers"} & set(reset.parts))
-        if destroyed:
-            missing.append(
-                f"reset.parts: {destroyed} without replay leaves no way back, since a policy "
-                "without successes gets no gradient from RL; add a replay intervention"
-            )
-    if missing:
-        raise PlanError("; ".join(missing))
 
 
 def train(
@@ -117,8 +84,8 @@ def train(
     config = _config(settings, plan, rollout, seed=seed, folder=folder, start=resume is None)
     honour(plan, generations=config.num_generations, lora=lora is not None)
     if plan.replay is not None and ramp(plan.replay.weight).peak > 0:
-        _check_replay(config, settings.replay_rows, world.size)
-    _check_cycle(config)
+        check_replay(config, settings.replay_rows, world.size)
+    check_cycle(config)
     if world.main:
         for log in (metrics, curve):
             log.truncate_after(training.step_of(resume) if resume else -1)
@@ -127,18 +94,9 @@ def train(
     if ended is not None:
         return ended, tokenizer
     probe = _probe(model, tokenizer, experience, settings.probe_units)
-    reset, anchor, warmup = plan.reset, plan.anchor, plan.warmup
-    before = None
-    if reset is not None:
-        before = base() if reset.how == "interpolate" else None
-        if resume is None and "adapter" not in reset.parts:
-            parts = tuple(p for p in reset.parts if p != "optimizer")
-            if parts:
-                first = Reset(
-                    parts=parts, how=reset.how, keep=reset.keep, noise=reset.noise,
-                    layers=reset.layers,
-                )
-                apply_reset(first, model, base_state=before, seed=seed)
+    before = base() if plan.reset is not None and plan.reset.how == "interpolate" else None
+    if plan.reset is not None and resume is None:
+        _reset_first(plan.reset, model, before, seed)
     recorder = callbacks.Recorder()
     with progress.bar("RL under the plan", settings.steps, speak=world.main) as bar:
         trainer = PlanGRPOTrainer(
@@ -150,32 +108,58 @@ def train(
             processing_class=tokenizer,
             peft_config=None if lora is None else peft_config(lora),
             **_replay_arguments(plan.replay, experience.rows, tokenizer, settings, seed),
-            wait=0 if warmup is None else warmup.steps,
+            wait=0 if plan.warmup is None else plan.warmup.steps,
         )
         if not any(p.requires_grad for p in trainer.model.parameters()):
             raise PlanError("model: no parameter is trainable; RL would change nothing")
-        if anchor is not None:
+        if plan.anchor is not None:
             _verify(trainer, probe)
-            trainer.add_callback(callbacks.AnchorSchedule(trainer, ramp(anchor.coefficient)))
-        if warmup is not None:
-            trainer.add_callback(callbacks.MomentWarmup(warmup.steps))
-        if reset is not None and reset.every:
-            trainer.add_callback(callbacks.ScheduledReset(reset, seed=seed, base=before))
-        trainer.add_callback(callbacks.Probe(trainer, probe))
-        trainer.add_callback(
-            callbacks.Curve(
-                trainer, recorder, curve, prior=experience.prior, world=world,
-                alpha=experience.alpha, scale=experience.scale, samples=settings.eval_samples,
-            )
+        gauges = callbacks.Curve(
+            trainer,
+            recorder,
+            curve,
+            prior=experience.prior,
+            world=world,
+            alpha=experience.alpha,
+            scale=experience.scale,
+            samples=settings.eval_samples,
         )
-        trainer.add_callback(
-            training.Keep(metrics, bar, ("reward", "regime/J", "regime/kl_to_pi0"))
-        )
-        trainer.add_callback(training.MarkComplete())
+        keep = training.Keep(metrics, bar, ("reward", "regime/J", "regime/kl_to_pi0"))
+        for callback in (
+            *_interventions(plan, trainer, seed=seed, base=before),
+            callbacks.Probe(trainer, probe),
+            gauges,
+            keep,
+            training.MarkComplete(),
+        ):
+            trainer.add_callback(callback)
         training.quiet(trainer)
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trained = trainer.accelerator.unwrap_model(trainer.model)
     return (trained if lora is None else trained.merge_and_unload()), tokenizer
+
+
+def _reset_first(
+    reset: Reset, model: Any, base: Mapping[str, torch.Tensor] | None, seed: int
+) -> None:
+    """Reset what exists before RL starts; adapters and optimizer are new then."""
+    parts = tuple(part for part in reset.parts if part not in {"adapter", "optimizer"})
+    if parts:
+        apply_reset(replace(reset, parts=parts), model, base_state=base, seed=seed)
+
+
+def _interventions(
+    plan: Plan, trainer: PlanGRPOTrainer, *, seed: int, base: Mapping[str, torch.Tensor] | None
+) -> list[Any]:
+    """The callbacks that a plan asks for."""
+    found: list[Any] = []
+    if plan.anchor is not None:
+        found.append(callbacks.AnchorSchedule(trainer, ramp(plan.anchor.coefficient)))
+    if plan.warmup is not None:
+        found.append(callbacks.MomentWarmup(plan.warmup.steps))
+    if plan.reset is not None and plan.reset.every:
+        found.append(callbacks.ScheduledReset(plan.reset, seed=seed, base=base))
+    return found
 
 
 def _config(
@@ -217,27 +201,6 @@ def _config(
     )
 
 
-def _check_replay(config: Any, rows: int, world: int) -> None:
-    """The demonstrations of a step must be the same however the batch is cut."""
-    parts = world * config.gradient_accumulation_steps
-    if rows % parts:
-        raise PlanError(
-            f"rl.replay_rows: {rows} demonstrations a step cannot be dealt out evenly to {world} "
-            f"processes x {config.gradient_accumulation_steps} micro-batches; use a multiple of "
-            f"{parts}"
-        )
-
-
-def _check_cycle(config: Any) -> None:
-    """A checkpoint inside a generation cycle would not resume to the same run."""
-    cycle = config.steps_per_generation * config.num_iterations
-    if (config.save_steps * config.gradient_accumulation_steps) % cycle:
-        raise PlanError(
-            f"rl.save_every: {config.save_steps} steps end inside a cycle of {cycle} micro-batches "
-            "that share rollouts; a resumed run would differ. Save at a multiple"
-        )
-
-
 def _dataset(rows: Sequence[Row], *, stage: str) -> Any:
     """One row a unit: the prompt, what the reward asks for, and which stage it is."""
     from datasets import Dataset
@@ -253,9 +216,7 @@ def reward_function(
     """The judge with TRL's signature; evaluations are recorded by unit."""
     hidden = {"trainer_state", "log_extra", "log_metric", "environments"}
 
-    def reward(
-        prompts: list[Any], completions: list[Any], **columns: Any
-    ) -> list[float | None]:
+    def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
         names = [name for name in columns if name not in hidden]
         rows = [
             {"prompt": prompt, **{name: columns[name][i] for name in names}}
@@ -311,8 +272,7 @@ def _probe(
     model = model.to(device()).eval()
     pad = int(tokenizer.pad_token_id)
     pairs = [
-        (prompt_ids(tokenizer, row.prompt), ids)
-        for row, ids in experience.pi0_rollouts[:units]
+        (prompt_ids(tokenizer, row.prompt), ids) for row, ids in experience.pi0_rollouts[:units]
     ]
     rollouts = batch_of(pairs, pad, device())
     demonstrations = [demonstration_ids(tokenizer, row) for row in experience.heldout[:units]]

@@ -65,11 +65,13 @@ def transformers_generator(
                     {"input_ids": chunk}, padding=True, padding_side="left", return_tensors="pt"
                 ).to(device())
                 out = model.generate(
-                    **padded, **_options(decoding), eos_token_id=ends,
+                    **padded,
+                    **_options(decoding),
+                    eos_token_id=ends,
                     pad_token_id=tokenizer.pad_token_id,
                 )
-                for ids in out[:, padded["input_ids"].shape[1] :].tolist():
-                    flat.append(_completion(tokenizer, ids, ends))
+                said = out[:, padded["input_ids"].shape[1] :].tolist()
+                flat += [_completion(tokenizer, ids, ends) for ids in said]
         return [flat[i * samples : (i + 1) * samples] for i in range(len(rows))]
 
     return generate
@@ -192,6 +194,12 @@ def rollouts(
 
     Args:
         rows: one for each unit, in the order in which they are drawn.
+        generate: draws completions.
+        judge: the reward.
+        decoding: temperature and limits.
+        samples: completions a unit.
+        batch: units between two looks.
+        seed: of everything drawn here.
         folder: where finished batches are kept.
         enough: looks at all records so far.
         tick: told the number of units done.
@@ -208,7 +216,9 @@ def rollouts(
             chunk = world.share(rows[start : start + batch])
             seeds = np.random.SeedSequence([seed, number, world.rank]).generate_state(1)
             drawn = generate(chunk, decoding, samples=samples, seed=int(seeds[0]))
-            records = world.gather(judge_completions(judge, chunk, drawn, split=split, decoding=kind))
+            records = world.gather(
+                judge_completions(judge, chunk, drawn, split=split, decoding=kind)
+            )
             if world.main:
                 record.write_jsonl(part, records)
         found += records

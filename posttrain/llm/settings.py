@@ -64,7 +64,8 @@ class DataSettings:
     `path` is `reasoning_gym:TASK`, `asset:NAME`, a .jsonl or .parquet file, or whatever
     `datasets.load_dataset` takes (a Hub name, a folder). `options` goes to the task's maker or to
     `load_dataset`. `columns` maps our names (prompt, completion, answer, unit) to the file's.
-    `heldout` units are set aside by a hash of the prompt, the same in every run, and never trained on.
+    `heldout` units are set aside by a hash of the prompt, the same in every run, and are never
+    trained on.
     With several `demonstrators`, each answers every prompt, and each is careless on its own.
     """
 
@@ -82,9 +83,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         _require(self.heldout >= 2, f"heldout must be >= 2 units, got {self.heldout!r}")
-        _require(
-            self.demonstrators >= 1, f"demonstrators must be >= 1, got {self.demonstrators!r}"
-        )
+        _require(self.demonstrators >= 1, f"demonstrators must be >= 1, got {self.demonstrators!r}")
         _require(self.size is None or self.size >= 2, f"size must be >= 2, got {self.size!r}")
 
 

@@ -50,7 +50,11 @@ def train(
     config = training.trainer_config(
         SFTConfig,
         "sft.trainer",
-        {"logging_steps": max(1, steps // 40), "save_steps": max(1, steps // 4), **settings.trainer},
+        {
+            "logging_steps": max(1, steps // 40),
+            "save_steps": max(1, steps // 4),
+            **settings.trainer,
+        },
         ours={
             "output_dir": str(folder),
             "seed": seed,
@@ -82,9 +86,7 @@ def train(
 
 def _losses(log: MetricsLog) -> list[tuple[int, float]]:
     """Held-out losses by step, as they were logged."""
-    return [
-        (int(row["step"]), float(row["eval_loss"])) for row in log.read() if "eval_loss" in row
-    ]
+    return [(int(row["step"]), float(row["eval_loss"])) for row in log.read() if "eval_loss" in row]
 
 
 def peft_config(lora: Lora) -> Any:

@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer, extended where a plan keeps the data: an SFT loss, and demonstrations in groups.
+"""TRL's GRPOTrainer, extended where a plan keeps D: an SFT loss, demonstrations in groups.
 
 Nothing of TRL is copied: every method below calls the one it extends. With no replay and no
 share the trainer does what GRPOTrainer does, bit for bit.
@@ -72,7 +72,7 @@ class GroupShare:
     completions: Mapping[str, Sequence[int]]
 
 
-class PlanGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+class PlanGRPOTrainer(GRPOTrainer):
     """GRPO that can keep the data. See `posttrain.llm.callbacks` for the rest of a plan."""
 
     def __init__(
@@ -123,7 +123,9 @@ class PlanGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             "world": int(self.accelerator.num_processes),
             "accumulation": int(self.args.gradient_accumulation_steps),
         }
-        pairs = replay.rows_at(compat.micro_step(self), rank=self.accelerator.process_index, **world)
+        pairs = replay.rows_at(
+            compat.micro_step(self), rank=self.accelerator.process_index, **world
+        )
         batch = batch_of(pairs, replay.pad, self.accelerator.device)
         labels = batch.pop("labels")
         logp, mask = label_logp(model(**batch).logits, labels)

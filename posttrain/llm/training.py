@@ -18,8 +18,9 @@ from posttrain import recipe
 from posttrain.record import MetricsLog, write_json
 
 if TYPE_CHECKING:
-    from posttrain.progress import Bar
     from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from posttrain.progress import Bar
 
 COMPLETE = "complete.json"
 UNREPEATABLE = ("runtime", "per_second", "step_time", "total_flos", "train_loss", "num_tokens")
@@ -166,6 +167,8 @@ class Keep(TrainerCallback):
         row = {k: v for k, v in row.items() if not any(part in k for part in UNREPEATABLE)}
         if row:
             self.log.append({"step": state.global_step, **row})
-        shown = [f"{k.rsplit('/', 1)[-1]} {row[k]:.3f}" for k in self.show if row.get(k) is not None]
+        shown = [
+            f"{k.rsplit('/', 1)[-1]} {row[k]:.3f}" for k in self.show if row.get(k) is not None
+        ]
         if shown:
             self.bar.note("  ".join(shown))

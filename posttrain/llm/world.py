@@ -55,7 +55,7 @@ class World:
 
         box: list[Any] = [value]
         broadcast_object_list(box, from_process=0)
-        return box[0]  # type: ignore[no-any-return]
+        return box[0]
 
 
 def current() -> World:

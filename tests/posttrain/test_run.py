@@ -100,14 +100,14 @@ def test_a_run_killed_in_every_stage_ends_as_the_unbroken_one(written, whole, tm
     folder = tmp_path / "small"
     sft, rl = folder / "checkpoints" / "sft", folder / "checkpoints" / "rl"
     moments = [
-        lambda: (sft / "checkpoint-10" / "complete.json").exists(),
-        lambda: (sft / "checkpoint-30").exists(),  # perhaps while it is being written
-        lambda: (folder / "rollouts" / "pi0" / "rollout" / "00001.jsonl").exists(),
-        lambda: (folder / "rollouts" / "pi0" / "deployment").exists(),
-        lambda: (rl / "checkpoint-2" / "model.safetensors").exists(),  # while saving
-        lambda: (rl / "checkpoint-6" / "complete.json").exists(),
-        lambda: (folder / "rl").exists(),
-        lambda: (folder / "rollouts" / "finetuned" / "rollout" / "00002.jsonl").exists(),
+        (sft / "checkpoint-10" / "complete.json").exists,
+        (sft / "checkpoint-30").exists,  # perhaps while it is being written
+        (folder / "rollouts" / "pi0" / "rollout" / "00001.jsonl").exists,
+        (folder / "rollouts" / "pi0" / "deployment").exists,
+        (rl / "checkpoint-2" / "model.safetensors").exists,  # while saving
+        (rl / "checkpoint-6" / "complete.json").exists,
+        (folder / "rl").exists,
+        (folder / "rollouts" / "finetuned" / "rollout" / "00002.jsonl").exists,
     ]
     killed = 0
     for moment in moments:

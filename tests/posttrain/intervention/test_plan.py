@@ -103,7 +103,7 @@ def test_the_family_is_the_prior_that_a_plan_keeps(parts, family):
         (Replay, "weight or a share"),
         (lambda: Replay(share=1.5), "share"),
         (lambda: Replay(share=Ramp(0.5, 1.5, steps=3)), "share"),
-        (lambda: Replay(weight=1, token_weight="phi"), "token_weight"),  # noqa: S106
+        (lambda: Replay(weight=1, token_weight="phi"), "token_weight"),
         (lambda: Replay(weight=1, gate="yes"), "gate"),
         (lambda: Warmup(steps=0), "steps"),
         (lambda: Reset(parts=()), "parts"),

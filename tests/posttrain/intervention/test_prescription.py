@@ -178,9 +178,9 @@ def test_a_policy_that_never_succeeds_sees_demonstrations_in_the_group():
     lost, able = found(Regime.INFERIOR, no_success=0.8), found(Regime.INFERIOR, no_success=0.1)
     assert first(lost).plan.replay.share.peak > 0
     assert first(lost).plan.replay.weight.peak > first(able).plan.replay.weight.peak
-    assert first(lost).plan.replay.token_weight == "none"  # noqa: S105
+    assert first(lost).plan.replay.token_weight == "none"
     assert first(lost).fallback.reset is not None
-    assert first(able).plan.replay.token_weight == "chord"  # noqa: S105
+    assert first(able).plan.replay.token_weight == "chord"
     assert first(able).fallback == Plan()
     assert "plain RL" in first(able).refuted_by
 
@@ -257,7 +257,7 @@ def test_no_steps_is_no_plan():
         (LLM_GRPO, Anchor(reference="synced", every=5), "'synced'"),
         (Capabilities(), Replay(weight=1.0), "imitation loss"),
         (Capabilities(), Replay(share=0.5), "mix data"),
-        (CONTROL_SAC, Replay(weight=1.0, token_weight="dft"), "'dft'"),  # noqa: S106
+        (CONTROL_SAC, Replay(weight=1.0, token_weight="dft"), "'dft'"),
         (LLM_GRPO, Replay(share=0.5, gate="map"), "gate"),
         (Capabilities(), Warmup(), "no warm-up"),
         (LLM_GRPO, Reset(parts=("critic",)), "cannot reset 'critic'"),

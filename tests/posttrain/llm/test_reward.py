@@ -94,7 +94,7 @@ def test_a_reward_that_raises_stops_with_the_row_that_did_it():
 def test_a_return_outside_the_scale_stops_with_its_row(value):
     judge = from_function(lambda **_: [0.0, value])
     checked = make_judge_from(judge)
-    with pytest.raises(RewardError, match="unit 'u1'.*outside the stated scale"):
+    with pytest.raises(RewardError, match=r"unit 'u1'.*outside the stated scale"):
         checked(rows("a", "b"), ["x", "y"])
 
 

@@ -10,6 +10,7 @@ from posttrain.intervention.plan import Anchor, Plan, Replay, Reset, Warmup, cha
 from posttrain.intervention.ramp import Ramp
 from posttrain.intervention.reference import WrongReferenceError
 from posttrain.llm import model, reward, rl
+from posttrain.llm.honour import PlanError, honour
 from posttrain.llm.settings import Decoding, Lora, RegexReward, RlSettings
 from posttrain.llm.world import World
 from posttrain.record import MetricsLog
@@ -45,7 +46,7 @@ def train(tiny, sums, plan, folder, *, chosen=None, lora=None, seed=3):
         experience(tiny, sums),
         JUDGE,
         load=model.load,
-        base=lambda: model.load(tiny)[0].state_dict(),
+        base=model.load(tiny)[0].state_dict,
         rollout=ROLLOUT,
         lora=lora,
         seed=seed,
@@ -205,9 +206,7 @@ def test_a_reference_that_is_not_pi0_is_refused(tiny, sums, tmp_path):
 
 
 def test_a_reset_policy_is_still_anchored_to_pi0(tiny, sums, tmp_path):
-    plan = chain(
-        Reset(parts=("last_layers",)), Replay(weight=1.0), Anchor(coefficient=0.1)
-    )(Plan())
+    plan = chain(Reset(parts=("last_layers",)), Replay(weight=1.0), Anchor(coefficient=0.1))(Plan())
     train(tiny, sums, plan, tmp_path / "reset")
     train(tiny, sums, Anchor(coefficient=0.1)(Plan()), tmp_path / "whole")
     first = [column(tmp_path / name, "kl")[0] for name in ("reset", "whole")]
@@ -230,13 +229,13 @@ def test_a_reset_policy_is_still_anchored_to_pi0(tiny, sums, tmp_path):
     ],
 )
 def test_what_grpo_cannot_do_is_refused_with_its_field(plan, words):
-    with pytest.raises(rl.PlanError, match=words):
-        rl.honour(plan, generations=4, lora=False)
+    with pytest.raises(PlanError, match=words):
+        honour(plan, generations=4, lora=False)
 
 
 def test_checkpoints_inside_a_cycle_of_rollouts_are_refused(tiny, sums, tmp_path):
     chosen = settings(num_iterations=4)
-    with pytest.raises(rl.PlanError, match="inside a cycle of 4"):
+    with pytest.raises(PlanError, match="inside a cycle of 4"):
         train(tiny, sums, Plan(), tmp_path, chosen=chosen)
 
 
