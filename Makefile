@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test check format format-check lint type imports docs slow clean
+.PHONY: demo test check format format-check lint type imports slow clean
 
 demo: .venv/installed
 	$(BIN)/posttrain run llm/arithmetic
@@ -13,7 +13,7 @@ test: .venv/installed
 slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
 
-check: format-check lint type imports test docs
+check: format-check lint type imports test
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -36,9 +36,6 @@ type: .venv/installed
 
 imports: .venv/installed
 	$(BIN)/lint-imports
-
-docs: .venv/installed
-	$(BIN)/python -m pytest -q --doctest-glob="*.md" docs README.md
 
 clean:
 	rm -rf .venv runs

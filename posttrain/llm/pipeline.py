@@ -197,12 +197,13 @@ def _sample(work: Run) -> None:
         rollouts = measure.reuse(Path(work.recipe.diagnose.scores))
     else:
         train, heldout = work.rows()
+        _, tokenizer = work.load(work.record.sft)
         rollouts = measure.policy(
             work.recipe,
             _generator(work, work.record.sft),
             work.judge,
             heldout=heldout,
-            seen=train,
+            seen=_rows_to_clone(work, train, tokenizer),
             demonstrations=demonstrations,
             folder=work.record.path / "rollouts" / "pi0",
             world=work.world,
