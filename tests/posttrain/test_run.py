@@ -210,6 +210,14 @@ def test_accelerate_launches_two_real_processes(written, tmp_path):
     assert all(len(row["unit"]) == 10 == len(set(row["unit"])) for row in curve)
 
 
+def test_an_adapter_is_trained_from_sft_to_outcome(written, tmp_path):
+    from posttrain.run import run
+
+    folder = run(written, [f"output={tmp_path}", "model.lora={rank: 4}", "rl.steps=4"])
+    assert Record(folder).outcome()["units"] == 20
+    assert not list((folder / "rl").glob("adapter*"))  # merged: any tool can load it
+
+
 def test_every_recipe_loads():
     folder = Path(__file__).parents[2] / "recipes" / "llm"
     for path in sorted(folder.glob("*.yaml")):
