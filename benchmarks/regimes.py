@@ -1,6 +1,6 @@
 """Are the three regimes diagnosed rightly on fresh seeds, and does the prescribed plan pay?
 
-    python benchmarks/regimes.py --seeds 101 102 103 104 105
+    python benchmarks/regimes.py --write
 
 For every seed (of data, initial weights, batches and rollouts) each arithmetic recipe is run as it
 stands: SFT, diagnosis, prescription, RL. Then the same pi_0 is fine-tuned under rival plans:
@@ -23,6 +23,11 @@ RECIPES = {
     "arithmetic": "inferior",
     "arithmetic_superior": "superior",
     "arithmetic_comparable": "comparable",
+}
+SEEDS = {
+    "arithmetic": (101, 102, 103, 104, 105),
+    "arithmetic_superior": (201, 202, 203, 204, 205),
+    "arithmetic_comparable": (101, 102, 103, 104, 105),
 }
 STRONG_REPLAY = "[{kind: replay, weight: {start: 1.0, end: 0.05, steps: 100, shape: cosine}}]"
 RIVALS = {
@@ -76,13 +81,12 @@ def row(recipe: str, arm: str, seed: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def table(rows: list[dict[str, Any]], seeds: list[int]) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """Two Markdown tables: verdicts by seed, and gains by arm."""
     lines = [
-        f"Seeds {', '.join(map(str, seeds))}. `units` are the held-out prompts that the sequential",
-        "test drew before it stopped.",
+        "*Units* are the held-out prompts that were drawn before the sequential test stopped.",
         "",
-        "| recipe | wanted | verdicts | gap, by seed | units, by seed |",
+        "| recipe | seeds | verdicts | gap, by seed | units, by seed |",
         "| --- | --- | --- | --- | --- |",
     ]
     ran = {recipe: RECIPES[recipe] for recipe in dict.fromkeys(r["recipe"] for r in rows)}
@@ -94,7 +98,8 @@ def table(rows: list[dict[str, Any]], seeds: list[int]) -> str:
         verdicts += f" (else: {', '.join(others)})" if others else ""
         gaps = ", ".join(f"{r['gap']:+.2f}" for r in mine)
         units = ", ".join(str(r["units"]) for r in mine)
-        lines.append(f"| `llm/{recipe}` | {wanted} | {verdicts} | {gaps} | {units} |")
+        seeds = ", ".join(str(r["seed"]) for r in mine)
+        lines.append(f"| `llm/{recipe}` | {seeds} | {verdicts} | {gaps} | {units} |")
     lines += [
         "",
         "Held-out return under the RL sampler, before and after RL; the interval is a t interval",
@@ -119,19 +124,19 @@ def table(rows: list[dict[str, Any]], seeds: list[int]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103, 104, 105])
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of the docs")
     parser.add_argument("--output", default="runs/regimes")
     parser.add_argument("--write", action="store_true", help="write the table into the docs")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     chosen = parser.parse_args()
     rows = [
         found
-        for seed in chosen.seeds
         for recipe in chosen.recipes
+        for seed in chosen.seeds or SEEDS[recipe]
         for found in arms(recipe, seed, chosen.output)
     ]
     write_json(Path(chosen.output) / "regimes.json", rows)
-    text = table(rows, chosen.seeds)
+    text = table(rows)
     print(text)
     if chosen.write:
         page = DOC.read_text(encoding="utf-8")

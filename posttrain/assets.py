@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from posttrain.files import replacing_folder, write_json, write_jsonl
+from posttrain.files import locked, replacing_folder, write_json, write_jsonl
 from posttrain.progress import say
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def fetch(name: str, *, source: Path | None = None) -> Path:
     if name not in ASSETS:
         raise AssetError(f"no asset is named {name!r}; there are {' and '.join(ASSETS)}")
     asset = ASSETS[name]
-    with _locked(cache() / f".{asset.folder.name}.lock"):
+    with locked(cache() / f".{asset.folder.name}.lock"):
         if not asset.folder.exists():
             with _scratch(cache() / f".{asset.folder.name}.download") as scratch:
                 _make(asset, source, scratch)
@@ -184,20 +184,6 @@ def _scratch(path: Path) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process in at a time; the system frees the lock of a process that dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        try:
-            import fcntl  # not on Windows: start one fetch at a time there
-        except ImportError:
-            yield
-            return
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 # What is made of each file.

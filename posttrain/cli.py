@@ -199,8 +199,13 @@ def score(
     from posttrain.run import score
 
     path = score(recipe, overrides or (), out)
-    if rank() == 0:
-        typer.echo(path)
+    if rank() != 0:
+        return
+    from posttrain.regime.scores import read_scores
+    from posttrain.terminal import score_table, show
+
+    show(score_table(read_scores(path)), stderr=True)
+    typer.echo(path)
 
 
 @verb

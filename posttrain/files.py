@@ -67,6 +67,27 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Let one process in at a time; the system frees the lock of a process that dies.
+
+    Raises:
+        RecordError: with `wait=False`, another process is inside.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        try:
+            import fcntl  # not on Windows: start one process at a time there
+        except ImportError:
+            yield
+            return
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecordError(f"{path}: another process is at work there; let it end") from None
+        yield
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically, line ends as given."""
     with replacing(path) as temporary:

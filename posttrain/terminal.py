@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from posttrain.recipe import Listed
     from posttrain.record import Record
     from posttrain.regime.diagnosis import Diagnosis
+    from posttrain.regime.scores import Scores
 
 COLOURS = {"superior": "green", "comparable": "cyan", "inferior": "red", "undecided": "yellow"}
 _ASCII = str.maketrans("├┤─●░·±", "[]-o:.~")
@@ -183,6 +184,27 @@ def asset_table(assets: Iterable[Asset]) -> Table:
     for asset in assets:
         here = "yes" if asset.path.exists() else "no"
         table.add_row(asset.name, asset.summary, asset.licence, here)
+    return table
+
+
+def score_table(scores: Scores) -> Table:
+    """Demonstrations by split: right, wrong, between, without a score, cut off, and J(D)."""
+    table = Table(
+        "split", "rows", "best score", "lowest", "between", "no score", "cut off", "J(D)",
+        box=None, padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    given = scores.scorable.returns
+    low, high = (given.min(), given.max()) if given.size else (0.0, 0.0)
+    for split in ("heldout", "seen"):
+        mine = scores.where(split=split)
+        returns = mine.scorable.returns
+        best, worst = int((returns == high).sum()), int((returns == low).sum())
+        worst = 0 if low == high else worst
+        cut = 0 if mine.truncated is None else int(mine.truncated.sum())
+        mean = f"{returns.mean():.3f}" if returns.size else "unknown"
+        unknown = len(mine) - returns.size
+        counts = (len(mine), best, worst, returns.size - best - worst, unknown, cut)
+        table.add_row(split, *(f"{count:,}" for count in counts), mean)
     return table
 
 

@@ -7,6 +7,7 @@ first stage without one, and inside it where it stopped.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from posttrain.llm.world import World, current
 from posttrain.record import Record
 from posttrain.regime import Diagnosis, Flag
 from posttrain.regime.scores import Scores, write_scores
+from posttrain.terminal import describe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -85,9 +87,17 @@ def run(settings: LlmRecipe, *, fresh: bool = False, stop_after: str | None = No
         world,
         reward.make_judge(settings.reward, scale=settings.diagnose.scale),
     )
-    text = recipe.dump(settings)
+    folder = work.record.path
+    alone = record.locked(folder.parent / f".{folder.name}.lock", wait=False)
+    with alone if world.main else nullcontext():
+        _stages(work, fresh=fresh, stop_after=stop_after)
+    return folder
+
+
+def _stages(work: Run, *, fresh: bool, stop_after: str | None) -> None:
+    world, text = work.world, recipe.dump(work.recipe)
     if world.main:
-        work.record.begin(text, seed=settings.seed, fresh=fresh, free=("output",))
+        work.record.begin(text, seed=work.recipe.seed, fresh=fresh, free=("output",))
     world.wait()
     mark = record.fingerprint(text)
     for name in STAGES:
@@ -99,7 +109,6 @@ def run(settings: LlmRecipe, *, fresh: bool = False, stop_after: str | None = No
             world.wait()
         if name == stop_after:
             break
-    return work.record.path
 
 
 def score_only(settings: LlmRecipe, out: Path | None) -> Path:
@@ -233,6 +242,10 @@ def _diagnose(work: Run) -> None:
         record.write_text(work.record.diagnosis_seen_file, seen.to_json() + "\n")
     record.write_json(work.record.plan_file, _plan_record(work.recipe, diagnosis))
     progress.say(diagnosis.sentence)
+    stored = work.record.plan() or {}
+    plan = measure.plan_of(stored)
+    told = describe(plan).replace("\n", "; ")
+    progress.say(f"Plan ({plan.family}): {told}. {stored['reason']}")
 
 
 def _integrity_flags(integrity: Mapping[str, Any]) -> tuple[Flag, ...]:

@@ -16,7 +16,7 @@ import torch
 
 from posttrain import record
 from posttrain.llm.data import Row
-from posttrain.llm.model import device, end_ids, prompt_ids, trim_after_end
+from posttrain.llm.model import ModelError, device, end_ids, prompt_ids, trim_after_end
 from posttrain.llm.reward import Judge
 from posttrain.llm.settings import Decoding
 from posttrain.llm.world import World
@@ -82,7 +82,7 @@ def vllm_generator(path: Path, tokenizer: PreTrainedTokenizerBase) -> Generator:
     try:
         from vllm import LLM, SamplingParams
     except ImportError as error:
-        raise ImportError(
+        raise ModelError(
             "diagnose.backend is vllm, but vllm is not installed; install it or set "
             "diagnose.backend=transformers"
         ) from error

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class WorldError(RuntimeError):
+class WorldError(ValueError):
     """Fewer processes than were asked for."""
 
 

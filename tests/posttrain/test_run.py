@@ -187,6 +187,27 @@ def test_bad_input_is_refused_with_a_sentence(written, tmp_path, overrides, word
         run(written, [f"output={tmp_path}", *overrides])
 
 
+def test_demonstrations_are_scored_without_training(written, tmp_path):
+    from posttrain.regime.scores import read_scores
+    from posttrain.run import score
+
+    scores = read_scores(score(written, [f"output={tmp_path}"]))
+    assert scores.returns.tolist() == [1.0] * len(scores)
+    assert len(scores.where(split="heldout")) == 20
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_two_runs_do_not_share_a_folder(written, tmp_path):
+    from posttrain.record import RecordError, locked
+    from posttrain.run import run
+
+    with (
+        locked(tmp_path / ".small.lock"),
+        pytest.raises(RecordError, match="another process is at work"),
+    ):
+        run(written, [f"output={tmp_path}"])
+
+
 def launch(processes, written, tmp_path, *overrides):
     config = Path(__file__).parents[2] / "recipes" / "accelerate" / f"cpu_{processes}.yaml"
     return subprocess.run(

@@ -153,7 +153,7 @@ def test_vllm_is_asked_for_what_the_recipe_says(monkeypatch, tiny, sums):
 
 def test_without_vllm_a_sentence_says_what_to_do(tiny):
     _, tokenizer = model.load(tiny)
-    with pytest.raises(ImportError, match=r"diagnose\.backend=transformers"):
+    with pytest.raises(model.ModelError, match=r"diagnose\.backend=transformers"):
         vllm_generator(tiny, tokenizer)
 
 
