@@ -4,9 +4,9 @@
 
 For every seed (of data, initial weights, batches and rollouts) each arithmetic recipe is run as it
 stands: SFT, diagnosis, prescription, RL. Then the same pi_0 is fine-tuned under rival plans:
-without the data where D is the stronger prior, with the data where pi_0 is, and with a policy that
-never moves, whose gain must be nothing. Finished runs are kept; `--write` puts the table into
-docs/results.md.
+without the data where D is the stronger prior (and without RL: further SFT on D), with the data
+where pi_0 is, and with a policy that never moves, whose gain must be nothing. Finished runs are
+kept; `--write` puts the table into docs/results.md.
 """
 
 import argparse
@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from posttrain.llm.measure import gain
 from posttrain.record import Record, write_json
 from posttrain.regime.statistics import clustered_mean
-from posttrain.run import run
+from posttrain.run import load, run
 
 RECIPES = {
     "arithmetic": "inferior",
@@ -56,7 +57,25 @@ def arms(recipe: str, seed: int, output: str) -> list[dict[str, Any]]:
              "rl.replay_rows=64"],
         )  # fmt: skip
         rows.append(row(recipe, name, seed, rival) | {"regime": rows[0]["regime"]})
+    if recipe == "arithmetic":
+        rows.append(supervised(seed, folder, common) | {"regime": rows[0]["regime"]})
     return rows
+
+
+def supervised(seed: int, folder: Path, common: list[str]) -> dict[str, Any]:
+    """Clone D further instead: as many updates, rows and learning rate as RL replayed, no RL."""
+    overrides = (
+        "sft.rows=null", "sft.trainer.max_steps=120", "sft.trainer.learning_rate=1e-3", "rl=null",
+        f"model.path={folder / 'sft'}", f"name=arithmetic_{seed}_supervised",
+    )  # fmt: skip
+    after = Record(run("llm/arithmetic", [*common, *overrides])).scores()
+    before, name = Record(folder), "supervised: further SFT on D"
+    sides = [
+        scores.where(source="policy", split="heldout", decoding="rollout")
+        for scores in (before.scores(), after)
+    ]
+    settings = load("llm/arithmetic").diagnose
+    return row("arithmetic", name, seed, folder) | gain(*sides, settings)
 
 
 def row(recipe: str, arm: str, seed: int, folder: Path) -> dict[str, Any]:

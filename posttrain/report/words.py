@@ -46,7 +46,7 @@ FLAGS: Final = {
     "sft_not_converged": "SFT had not converged",
     "both_near_zero": "Both sides are near zero",
     "both_near_ceiling": "Both sides are near the ceiling",
-    "success_filtered": "The dataset was filtered by success",
+    "success_filtered": "Every demonstration succeeds",
     "unscorable": "Some demonstrations have no score",
     "truncated": "Some episodes were cut off",
     "seen_prompts": "Measured on prompts seen in SFT",
