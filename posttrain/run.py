@@ -42,6 +42,6 @@ def run(
 def score(name: str, overrides: Sequence[str] = (), out: Path | None = None) -> Path:
     """Score a recipe's demonstrations with its reward, and write the table."""
     settings = load(name, overrides)
-    from posttrain.llm import pipeline
+    from posttrain.llm.score import score_recipe
 
-    return pipeline.score_only(settings, out)
+    return score_recipe(settings, out)

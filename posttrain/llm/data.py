@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -64,6 +64,13 @@ def unit_of(prompt: Sequence[Message]) -> str:
     """A short name for a prompt: the same prompt has the same name everywhere."""
     text = json.dumps(list(prompt), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def texts(rows: Iterable[Row]) -> Iterator[str]:
+    """Everything that is said in `rows`."""
+    for row in rows:
+        yield from (message["content"] for message in row.prompt)
+        yield row.completion
 
 
 def load_rows(settings: DataSettings) -> tuple[list[Row], list[Row]]:

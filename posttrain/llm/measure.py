@@ -1,4 +1,4 @@
-"""Returns of pi_0 and of the fine-tuned policy on the same units, and what follows from them."""
+"""Returns of pi_0: drawn until the regime is decided, and what follows from them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,8 @@ from posttrain.llm.reward import Judge
 from posttrain.llm.sampling import Generator, rollouts
 from posttrain.llm.settings import DiagnoseSettings, LlmRecipe
 from posttrain.llm.world import World
-from posttrain.record import MetricsLog, replacing
 from posttrain.regime import Diagnosis, Flag, diagnose, sequential
-from posttrain.regime.decomposition import decompose
 from posttrain.regime.scores import Scores, read_scores
-from posttrain.regime.statistics import clustered_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +43,7 @@ def policy(
     units, and the RL sampler on some prompts that SFT has seen.
     """
     settings = recipe.diagnose
-    units = _one_a_unit(heldout)[: settings.units]
+    units = one_a_unit(heldout)[: settings.units]
     stop = _stopping_rule(settings, demonstrations)
     common: dict[str, Any] = {"judge": judge, "world": world, "batch": settings.batch}
     with progress.bar("sampling pi_0", len(units), speak=world.main) as bar:
@@ -74,13 +71,13 @@ def policy(
             samples=1 if recipe.deployment.temperature == 0 else settings.samples,
             seed=recipe.seed + 1,
             folder=folder / "deployment",
-            enough=_never,
+            enough=never,
             tick=bar.update,
             split="heldout",
             kind="deployment",
             **common,
         )
-    some = _one_a_unit(seen)[: settings.seen_units]
+    some = one_a_unit(seen)[: settings.seen_units]
     with progress.bar("pi_0 on seen prompts", len(some), speak=world.main) as bar:
         found += rollouts(
             some,
@@ -89,7 +86,7 @@ def policy(
             samples=settings.samples,
             seed=recipe.seed + 2,
             folder=folder / "seen",
-            enough=_never,
+            enough=never,
             tick=bar.update,
             split="seen",
             kind="rollout",
@@ -98,14 +95,16 @@ def policy(
     return found
 
 
-def _one_a_unit(rows: Sequence[Row]) -> list[Row]:
+def one_a_unit(rows: Sequence[Row]) -> list[Row]:
+    """The first row of each unit."""
     first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(row.unit, row)
     return list(first.values())
 
 
-def _never(_: Records) -> bool:
+def never(_: Records) -> bool:
+    """Draw every unit."""
     return False
 
 
@@ -131,7 +130,7 @@ def looks(
     return state
 
 
-def _unit_means(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def unit_means(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Mean return by unit, in the order of first appearance; what is unscorable is left out."""
     found: dict[str, list[float]] = {}
     for row in records:
@@ -144,10 +143,10 @@ def _stopping_rule(
     settings: DiagnoseSettings, demonstrations: Sequence[Mapping[str, Any]]
 ) -> Callable[[Records], bool]:
     """Stop once the sequential test has decided, after the minimum of units."""
-    data = _unit_means(row for row in demonstrations if row["split"] == "heldout")
+    data = unit_means(row for row in demonstrations if row["split"] == "heldout")
 
     def enough(found: Records) -> bool:
-        mine = _unit_means(found)
+        mine = unit_means(found)
         return len(mine) >= settings.minimum and looks(mine, data, settings).decided
 
     return enough
@@ -191,7 +190,7 @@ def diagnose_split(
     if split == "seen" or settings.scores is not None:
         return diagnose(policy_side, data, **common)
     deployed = mine.where(decoding="deployment")
-    state = looks(_unit_means(policy_side.rows()), _unit_means(data.rows()), settings)
+    state = looks(unit_means(policy_side.rows()), unit_means(data.rows()), settings)
     return sequential.diagnose_sequential(
         policy_side, data, deployment=deployed, before=state.interval, **common
     )
@@ -219,105 +218,3 @@ def rollouts_of_pi0(
             "compare with during RL; raise the limit or train SFT to end its answers"
         )
     return list(found.values())
-
-
-def write_evaluations(curve: MetricsLog, path: Path) -> None:
-    """Every held-out return of every evaluation, one row each."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns: dict[str, list[Any]] = {"step": [], "unit": [], "return": []}
-    for row in curve.read():
-        columns["step"] += [row["step"]] * len(row["unit"])
-        columns["unit"] += row["unit"]
-        columns["return"] += row["return"]
-    with replacing(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)
-
-
-def again(
-    recipe: LlmRecipe,
-    generate: Generator,
-    judge: Judge,
-    *,
-    rows: Sequence[Row],
-    before: Scores,
-    folder: Path,
-    world: World,
-) -> Scores:
-    """Roll the fine-tuned policy out on the units on which pi_0 was diagnosed."""
-    drawn = {row["unit"] for row in before.where(source="policy", split="heldout").rows()}
-    same = [row for row in _one_a_unit(rows) if row.unit in drawn]
-    found: Records = []
-    for number, (name, decoding) in enumerate(
-        (("rollout", recipe.rollout), ("deployment", recipe.deployment))
-    ):
-        greedy = decoding.temperature == 0
-        with progress.bar(f"after RL, {name}", len(same), speak=world.main) as bar:
-            found += rollouts(
-                same,
-                generate,
-                judge,
-                decoding,
-                samples=1 if greedy else recipe.diagnose.samples,
-                batch=recipe.diagnose.batch,
-                seed=recipe.seed + 3 + number,
-                folder=folder / name,
-                enough=_never,
-                tick=bar.update,
-                world=world,
-                split="heldout",
-                kind=name,
-            )
-    return Scores.from_rows(found)
-
-
-def gain(before: Scores, after: Scores, settings: DiagnoseSettings) -> dict[str, Any]:
-    """Mean change of the return, paired by unit, with its interval at level 1 - alpha."""
-    old, new = (_unit_means(side.rows()) for side in (before, after))
-    shared = [unit for unit in old if unit in new]
-    reach = settings.scale[1] - settings.scale[0]
-    change = clustered_mean(
-        [new[unit] - old[unit] for unit in shared], level=1 - settings.alpha, bounds=(-reach, reach)
-    )
-    return {
-        "before": float(np.mean([old[unit] for unit in shared])),
-        "after": float(np.mean([new[unit] for unit in shared])),
-        "gain": change.mean,
-        "interval": [change.low, change.high],
-        "alpha": settings.alpha,
-        "units": len(shared),
-    }
-
-
-def outcome(
-    before: Scores,
-    after: Scores,
-    curve: MetricsLog,
-    *,
-    settings: DiagnoseSettings,
-    seed: int,
-) -> dict[str, Any]:
-    """What RL changed on held-out units, under both decodings, and the curve's decomposition.
-
-    Rollouts that were reused may lack the deployment decoding, and then its change.
-    """
-    pi0 = before.where(source="policy", split="heldout")
-    deployed = pi0.where(decoding="deployment")
-    data = _unit_means(before.where(source="dataset", split="heldout").rows())
-    rows = curve.read()
-    parts = decompose(
-        [np.array(row["return"]) for row in rows],
-        units=[row["unit"] for row in rows],
-        prior_dataset=list(data.values()),
-        steps=[row["step"] for row in rows],
-        rng=np.random.default_rng(seed),
-    )
-    return {
-        **gain(pi0.where(decoding="rollout"), after.where(decoding="rollout"), settings),
-        "decoding": "rollout",
-        "deployment": gain(deployed, after.where(decoding="deployment"), settings)
-        if len(deployed)
-        else None,
-        "decomposition": parts.to_dict(),
-    }

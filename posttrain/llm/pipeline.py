@@ -17,8 +17,8 @@ import torch
 from posttrain import progress, recipe, record
 from posttrain.intervention.plan import Plan, chain
 from posttrain.intervention.prescription import LLM_GRPO, LLM_GRPO_LORA, prescribe
-from posttrain.llm import measure, model, reward, rl, score, sft, training
-from posttrain.llm.data import Row, load_rows, row_from_dict
+from posttrain.llm import measure, model, outcome, reward, rl, score, sft, training
+from posttrain.llm.data import Row, load_rows, row_from_dict, texts
 from posttrain.llm.sampling import transformers_generator, vllm_generator
 from posttrain.llm.settings import LlmRecipe
 from posttrain.llm.world import World, current
@@ -42,11 +42,6 @@ class Run:
     world: World
     judge: reward.Judge
 
-    @property
-    def pi0(self) -> Path | str:
-        """Where the pretrained policy lies."""
-        return self.record.sft
-
     def rows(self) -> tuple[list[Row], list[Row]]:
         """Training rows and held-out rows."""
         return (
@@ -61,12 +56,8 @@ class Run:
     def base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model before SFT."""
         train, heldout = self.rows()
-        texts = (t for row in (*train, *heldout) for t in (*_said(row), row.completion))
-        return model.load_base(self.recipe.model, texts=texts, seed=self.recipe.seed)
-
-
-def _said(row: Row) -> list[str]:
-    return [message["content"] for message in row.prompt]
+        said = texts((*train, *heldout))
+        return model.load_base(self.recipe.model, texts=said, seed=self.recipe.seed)
 
 
 def run(settings: LlmRecipe, *, fresh: bool = False, stop_after: str | None = None) -> Path:
@@ -111,28 +102,6 @@ def _stages(work: Run, *, fresh: bool, stop_after: str | None) -> None:
             break
 
 
-def score_only(settings: LlmRecipe, out: Path | None) -> Path:
-    """Score a recipe's demonstrations and write the table; nothing is trained.
-
-    Returns:
-        `out`, or `demonstrations.parquet` in the run's folder.
-    """
-    judge = reward.make_judge(settings.reward, scale=settings.diagnose.scale)
-    train, heldout = load_rows(settings.data)
-    texts = (t for row in (*train, *heldout) for t in (*_said(row), row.completion))
-    tokenizer = model.load_tokenizer(settings.model, texts=texts)
-    limit = settings.rollout.max_new_tokens
-    records = [
-        row
-        for split, rows in (("heldout", heldout), ("seen", train))
-        for row in score.score_demonstrations(rows, judge, tokenizer, limit=limit, split=split)
-    ]
-    path = out or Path(settings.output) / settings.name / "demonstrations.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_scores(Scores.from_rows(records), path)
-    return path
-
-
 def _data(work: Run) -> None:
     train, heldout = load_rows(work.recipe.data)
     if work.world.main:
@@ -150,7 +119,7 @@ def _sft(work: Run) -> None:
         policy, losses = sft.train(
             policy,
             tokenizer,
-            _rows_to_clone(work, train, tokenizer),
+            _to_clone(work, train, tokenizer),
             heldout,
             settings,
             lora=work.recipe.model.lora,
@@ -165,20 +134,12 @@ def _sft(work: Run) -> None:
         record.write_json(work.record.integrity_file, sft.integrity(losses))
 
 
-def _rows_to_clone(
-    work: Run, train: Sequence[Row], tokenizer: PreTrainedTokenizerBase
-) -> list[Row]:
-    settings = work.recipe.sft
-    rows = list(train)
-    if settings is not None and settings.only_correct:
-        scored = score.score_demonstrations(
-            rows, work.judge, tokenizer, limit=work.recipe.rollout.max_new_tokens, split="seen"
-        )
-        best = work.recipe.diagnose.scale[1]
-        rows = [row for row, s in zip(rows, scored, strict=True) if s["return"] == best]
-        if not rows:
-            raise ValueError("sft.only_correct: no demonstration has the highest return")
-    return rows if settings is None or settings.rows is None else rows[: settings.rows]
+def _to_clone(work: Run, train: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+    recipe = work.recipe
+    if recipe.sft is None:
+        return list(train)
+    limit, best = recipe.rollout.max_new_tokens, recipe.diagnose.scale[1]
+    return sft.rows_to_clone(recipe.sft, train, work.judge, tokenizer, limit=limit, best=best)
 
 
 def _score(work: Run) -> None:
@@ -212,7 +173,7 @@ def _sample(work: Run) -> None:
             _generator(work, work.record.sft),
             work.judge,
             heldout=heldout,
-            seen=_rows_to_clone(work, train, tokenizer),
+            seen=_to_clone(work, train, tokenizer),
             demonstrations=demonstrations,
             folder=work.record.path / "rollouts" / "pi0",
             world=work.world,
@@ -309,7 +270,7 @@ def _rl(work: Run) -> None:
     if work.world.main:
         with record.replacing_folder(work.record.rl) as folder:
             model.save(policy, tokenizer, folder)
-        measure.write_evaluations(curve, work.record.evaluations_file)
+        outcome.write_evaluations(curve, work.record.evaluations_file)
 
 
 def _outcome(work: Run) -> None:
@@ -320,7 +281,7 @@ def _outcome(work: Run) -> None:
     if before is None:
         raise ValueError(f"{work.record.path}: no scores of pi_0")
     _, heldout = work.rows()
-    after = measure.again(
+    after = outcome.again(
         work.recipe,
         _generator(work, work.record.rl),
         work.judge,
@@ -333,7 +294,7 @@ def _outcome(work: Run) -> None:
         write_scores(after, work.record.outcome_scores_file)
         record.write_json(
             work.record.outcome_file,
-            measure.outcome(
+            outcome.outcome(
                 before,
                 after,
                 record.MetricsLog(work.record.path / "curve.jsonl"),

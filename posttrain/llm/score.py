@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.llm.data import Row
-from posttrain.llm.reward import Judge
+from posttrain.llm.data import Row, load_rows, texts
+from posttrain.llm.model import load_tokenizer
+from posttrain.llm.reward import Judge, make_judge
+from posttrain.llm.settings import LlmRecipe
+from posttrain.regime.scores import Scores, write_scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,16 +39,16 @@ def score_demonstrations(
     Returns:
         one record a demonstration, with the columns of a scores table.
     """
-    texts, lengths = [], []
+    kept, lengths, columns = [], [], []
     for row in rows:
         ids = tokenizer(row.completion, add_special_tokens=False)["input_ids"]
         lengths.append(len(ids) + 1)
-        kept = row.completion if len(ids) < limit else tokenizer.decode(ids[:limit]).strip()
-        texts.append(kept)
-    judgements = judge([row.reward_columns() for row in rows], texts)
+        columns.append({**row.reward_columns(), "completion_ids": ids[:limit]})
+        kept.append(row.completion if len(ids) < limit else tokenizer.decode(ids[:limit]).strip())
+    judgements = judge(columns, kept)
     seen: dict[str, int] = {}
     records = []
-    for row, text, length, judgement in zip(rows, texts, lengths, judgements, strict=True):
+    for row, text, length, judgement in zip(rows, kept, lengths, judgements, strict=True):
         unscorable = judgement.value is None or not judgement.parsed
         number = seen[row.unit] = seen.get(row.unit, -1) + 1
         records.append(
@@ -63,3 +67,24 @@ def score_demonstrations(
             }
         )
     return records
+
+
+def score_recipe(settings: LlmRecipe, out: Path | None) -> Path:
+    """Score a recipe's demonstrations and write the table; nothing is trained.
+
+    Returns:
+        `out`, or `demonstrations.parquet` in the run's folder.
+    """
+    judge = make_judge(settings.reward, scale=settings.diagnose.scale)
+    train, heldout = load_rows(settings.data)
+    tokenizer = load_tokenizer(settings.model, texts=texts((*train, *heldout)))
+    limit = settings.rollout.max_new_tokens
+    records = [
+        row
+        for split, rows in (("heldout", heldout), ("seen", train))
+        for row in score_demonstrations(rows, judge, tokenizer, limit=limit, split=split)
+    ]
+    path = out or Path(settings.output) / settings.name / "demonstrations.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_scores(Scores.from_rows(records), path)
+    return path

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from posttrain import progress
 from posttrain.llm import training
 from posttrain.llm.data import Row
+from posttrain.llm.reward import Judge
+from posttrain.llm.score import score_demonstrations
 from posttrain.llm.settings import Lora, SftSettings
 from posttrain.llm.world import World
 from posttrain.record import MetricsLog
@@ -87,6 +89,37 @@ def train(
 def _losses(log: MetricsLog) -> list[tuple[int, float]]:
     """Held-out losses by step, as they were logged."""
     return [(int(row["step"]), float(row["eval_loss"])) for row in log.read() if "eval_loss" in row]
+
+
+def rows_to_clone(
+    settings: SftSettings,
+    rows: Sequence[Row],
+    judge: Judge,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    limit: int,
+    best: float,
+) -> list[Row]:
+    """The demonstrations that SFT sees: all, the first few, or those with the best return.
+
+    Args:
+        settings: which.
+        rows: D without its held-out units.
+        judge: the reward.
+        tokenizer: counts tokens.
+        limit: most tokens a rollout may have.
+        best: the highest return.
+
+    Raises:
+        ValueError: none is left.
+    """
+    kept = list(rows)
+    if settings.only_correct:
+        scored = score_demonstrations(rows, judge, tokenizer, limit=limit, split="seen")
+        kept = [row for row, s in zip(rows, scored, strict=True) if s["return"] == best]
+        if not kept:
+            raise ValueError(f"sft.only_correct: no demonstration has the return {best:g}")
+    return kept if settings.rows is None else kept[: settings.rows]
 
 
 def peft_config(lora: Lora) -> Any:

@@ -6,7 +6,7 @@ share the trainer does what GRPOTrainer does, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,6 +170,3 @@ class PlanGRPOTrainer(GRPOTrainer):
             compat.push(self, "regime/on_policy_reward", float(own.mean()))
             compat.push(self, "regime/replay_share", float(injected.float().mean()))
         return rewards
-
-
-RewardFunction = Callable[..., list[float | None]]

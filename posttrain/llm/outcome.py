@@ -1,0 +1,123 @@
+"""What did RL change? The fine-tuned policy on the units on which pi_0 was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from posttrain import progress
+from posttrain.llm.data import Row
+from posttrain.llm.measure import Records, never, one_a_unit, unit_means
+from posttrain.llm.reward import Judge
+from posttrain.llm.sampling import Generator, rollouts
+from posttrain.llm.settings import DiagnoseSettings, LlmRecipe
+from posttrain.llm.world import World
+from posttrain.record import MetricsLog, replacing
+from posttrain.regime.decomposition import decompose
+from posttrain.regime.scores import Scores
+from posttrain.regime.statistics import clustered_mean
+
+
+def write_evaluations(curve: MetricsLog, path: Path) -> None:
+    """Every held-out return of every evaluation, one row each."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, list[Any]] = {"step": [], "unit": [], "return": []}
+    for row in curve.read():
+        columns["step"] += [row["step"]] * len(row["unit"])
+        columns["unit"] += row["unit"]
+        columns["return"] += row["return"]
+    with replacing(path) as temporary:
+        pq.write_table(pa.table(columns), temporary)
+
+
+def again(
+    recipe: LlmRecipe,
+    generate: Generator,
+    judge: Judge,
+    *,
+    rows: Sequence[Row],
+    before: Scores,
+    folder: Path,
+    world: World,
+) -> Scores:
+    """Roll the fine-tuned policy out on the units on which pi_0 was diagnosed."""
+    drawn = {row["unit"] for row in before.where(source="policy", split="heldout").rows()}
+    same = [row for row in one_a_unit(rows) if row.unit in drawn]
+    found: Records = []
+    for number, (name, decoding) in enumerate(
+        (("rollout", recipe.rollout), ("deployment", recipe.deployment))
+    ):
+        greedy = decoding.temperature == 0
+        with progress.bar(f"after RL, {name}", len(same), speak=world.main) as bar:
+            found += rollouts(
+                same,
+                generate,
+                judge,
+                decoding,
+                samples=1 if greedy else recipe.diagnose.samples,
+                batch=recipe.diagnose.batch,
+                seed=recipe.seed + 3 + number,
+                folder=folder / name,
+                enough=never,
+                tick=bar.update,
+                world=world,
+                split="heldout",
+                kind=name,
+            )
+    return Scores.from_rows(found)
+
+
+def gain(before: Scores, after: Scores, settings: DiagnoseSettings) -> dict[str, Any]:
+    """Mean change of the return, paired by unit, with its interval at level 1 - alpha."""
+    old, new = (unit_means(side.rows()) for side in (before, after))
+    shared = [unit for unit in old if unit in new]
+    reach = settings.scale[1] - settings.scale[0]
+    change = clustered_mean(
+        [new[unit] - old[unit] for unit in shared], level=1 - settings.alpha, bounds=(-reach, reach)
+    )
+    return {
+        "before": float(np.mean([old[unit] for unit in shared])),
+        "after": float(np.mean([new[unit] for unit in shared])),
+        "gain": change.mean,
+        "interval": [change.low, change.high],
+        "alpha": settings.alpha,
+        "units": len(shared),
+    }
+
+
+def outcome(
+    before: Scores,
+    after: Scores,
+    curve: MetricsLog,
+    *,
+    settings: DiagnoseSettings,
+    seed: int,
+) -> dict[str, Any]:
+    """What RL changed on held-out units, under both decodings, and the curve's decomposition.
+
+    Rollouts that were reused may lack the deployment decoding, and then its change.
+    """
+    pi0 = before.where(source="policy", split="heldout")
+    deployed = pi0.where(decoding="deployment")
+    data = unit_means(before.where(source="dataset", split="heldout").rows())
+    rows = curve.read()
+    parts = decompose(
+        [np.array(row["return"]) for row in rows],
+        units=[row["unit"] for row in rows],
+        prior_dataset=list(data.values()),
+        steps=[row["step"] for row in rows],
+        rng=np.random.default_rng(seed),
+    )
+    return {
+        **gain(pi0.where(decoding="rollout"), after.where(decoding="rollout"), settings),
+        "decoding": "rollout",
+        "deployment": gain(deployed, after.where(decoding="deployment"), settings)
+        if len(deployed)
+        else None,
+        "decomposition": parts.to_dict(),
+    }
