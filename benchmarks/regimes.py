@@ -28,7 +28,7 @@ RECIPES = {
 SEEDS = {
     "arithmetic": (101, 102, 103, 104, 105),
     "arithmetic_superior": (201, 202, 203, 204, 205),
-    "arithmetic_comparable": (101, 102, 103, 104, 105),
+    "arithmetic_comparable": (301, 302, 303, 304),
 }
 STRONG_REPLAY = "[{kind: replay, weight: {start: 1.0, end: 0.05, steps: 100, shape: cosine}}]"
 RIVALS = {
