@@ -1,0 +1,1 @@
+"""Offline-to-online reinforcement learning of control policies, diagnosed by regime."""
