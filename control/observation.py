@@ -6,6 +6,7 @@ flatten them alike, or a policy trained on one cannot act in the other: this is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -43,7 +44,7 @@ def keys_for(env_id: str, observation: Any) -> tuple[str, ...]:
         return ()
     if not {"observation", "desired_goal"} <= spaces.keys():
         return tuple(sorted(spaces))
-    family = env_id.rsplit("/", 1)[-1].split("_")[0].split("-")[0]
+    family = re.split("[_-]", env_id.rsplit("/", 1)[-1], maxsplit=1)[0]
     return KEYS.get(family, ("observation", "desired_goal"))
 
 
