@@ -32,7 +32,7 @@ lint: .venv/installed
 
 type: .venv/installed
 	$(BIN)/mypy --strict posttrain/regime posttrain/intervention
-	$(BIN)/mypy posttrain
+	$(BIN)/mypy posttrain control
 
 imports: .venv/installed
 	$(BIN)/lint-imports

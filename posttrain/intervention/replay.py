@@ -212,7 +212,7 @@ def gate(
     return np.array([actions[unit] in keep for unit in units], dtype=np.bool_)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)
 def _permutation(size: int, seed: int, epoch: int) -> NDArray[np.int64]:
     order = np.random.default_rng([seed, epoch]).permutation(size)
     order.setflags(write=False)

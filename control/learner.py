@@ -1,0 +1,48 @@
+"""What every algorithm offers: one update of M members on a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias
+
+from torch import Tensor
+
+from control.agent import Active, Agent, Stepper, Streams
+from control.networks import Actor, Policy
+from control.storage import Batch
+
+Metrics: TypeAlias = Mapping[str, Tensor]
+"""Name to a value a member, `[M]`, still on the device."""
+
+Extra: TypeAlias = Callable[[Actor, Policy, Batch], Tensor]
+"""What a plan adds to the policy's loss: `(actor, policy on the batch, batch)` to `[M]`."""
+
+
+class Learner(Protocol):
+    """An algorithm at work on M members."""
+
+    agent: Agent
+    steppers: Sequence[Stepper]
+    """All of them: what a reset forgets and a checkpoint keeps."""
+    streams: Streams
+    """Noise of the updates; a checkpoint keeps its state."""
+
+    def update(
+        self,
+        batch: Batch,
+        *,
+        critic: Active,
+        actor: Active | None = None,
+        rows: Batch | None = None,
+        extra: Extra | None = None,
+    ) -> Metrics:
+        """Train the critic on `batch`, then, unless `actor` is None, the policy.
+
+        Args:
+            batch: for the critic; for the policy too unless `rows` is given.
+            critic: members whose critic moves.
+            actor: members whose policy moves.
+            rows: for the policy, the rows of all critic updates since its last one.
+            extra: the plan's own terms of the policy's loss.
+        """
+        ...

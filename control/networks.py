@@ -1,0 +1,250 @@
+"""Networks of M members at once: policies, critic ensembles, values.
+
+Every weight and every input holds the members in its leading dimension, and one batched product
+serves them all. A lone run is M = 1. Products dominate a step on a CPU from width 256 on, and the
+cost of a call below; batching members pays for the second.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from posttrain.intervention.kl import gaussian_kl, squashed_gaussian_kl, squashed_gaussian_log_prob
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from control.settings import PolicyKind
+
+LOG_STD = (-10.0, 2.0)
+EDGE = 1 - 1e-5
+"""Actions of data are moved inside this, where the inverse of tanh is finite (WSRL's clip)."""
+
+
+class Dense(nn.Module):
+    """n affine maps side by side: `[n, B, i]` to `[n, B, o]`."""
+
+    def __init__(self, n: int, inputs: int, outputs: int) -> None:
+        """Leave the weights undrawn: `reset_parameters` draws them."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(n, inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(n, 1, outputs))
+
+    def reset_parameters(self) -> None:
+        """Draw uniformly from +-1/sqrt(inputs), torch's rule for linear layers."""
+        bound = 1 / math.sqrt(self.weight.shape[1])
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor, every: int = 1) -> Tensor:
+        """Map each member's rows by its own weights; `every` takes only each so-manieth map."""
+        if every > 1:
+            return torch.baddbmm(self.bias[::every], x, self.weight[::every])
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class Norm(nn.Module):
+    """Layer normalisation with each member's own gain and offset: `[n, B, d]`."""
+
+    def __init__(self, n: int, width: int) -> None:
+        """Start as the identity on normalised features."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n, 1, width))
+        self.bias = nn.Parameter(torch.zeros(n, 1, width))
+
+    def reset_parameters(self) -> None:
+        """Be the identity again."""
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, every: int = 1) -> Tensor:
+        """Normalise over the features."""
+        flat = F.layer_norm(x, x.shape[-1:])
+        if every > 1:
+            return torch.addcmul(self.bias[::every], flat, self.weight[::every])
+        return torch.addcmul(self.bias, flat, self.weight)
+
+
+class MLP(nn.Module):
+    """Hidden layers of Dense, optional Norm, ReLU."""
+
+    def __init__(self, n: int, inputs: int, hidden: Sequence[int], *, norm: bool) -> None:
+        """Stack the layers."""
+        super().__init__()
+        widths = [inputs, *hidden]
+        self.dense = nn.ModuleList(Dense(n, i, o) for i, o in zip(widths, widths[1:], strict=False))
+        self.norm = nn.ModuleList(Norm(n, width) for width in hidden) if norm else None
+
+    def forward(self, x: Tensor, every: int = 1) -> Tensor:
+        """Features `[n, B, h]`."""
+        for i, dense in enumerate(self.dense):
+            x = dense(x, every)
+            if self.norm is not None:
+                x = self.norm[i](x, every)
+            x = F.relu(x)
+        return x
+
+
+class Policy(NamedTuple):
+    """What a policy says about a batch of states.
+
+    Squashed: the action is tanh(u), u ~ N(mean, std^2). Otherwise `mean` is the action itself and
+    `std` the exploration noise around it.
+    """
+
+    mean: Tensor
+    """`[M, B, A]`."""
+    std: Tensor
+    """`[M, B, A]`, or a scalar."""
+    squashed: bool
+
+    def mode(self) -> Tensor:
+        """The action without noise, `[M, B, A]`."""
+        return torch.tanh(self.mean) if self.squashed else self.mean
+
+    def sample(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn standard normal noise `[M, B, A]` into actions and their log-density `[M, B]`.
+
+        The density of an action that was clipped to the box is that of the unclipped one.
+        """
+        drawn = self.mean + self.std * noise
+        if self.squashed:
+            std = self.std.expand_as(self.mean)
+            return torch.tanh(drawn), squashed_gaussian_log_prob(self.mean, std, drawn)
+        return drawn.clamp(-1, 1), _normal_log_prob(noise, self.std)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log-density `[M, B]` of actions `[M, B, A]` that came from elsewhere."""
+        if self.squashed:
+            pre_tanh = torch.atanh(actions.clamp(-EDGE, EDGE))
+            return squashed_gaussian_log_prob(self.mean, self.std, pre_tanh)
+        return _normal_log_prob((actions - self.mean) / self.std, self.std)
+
+    def kl(self, reference: Policy) -> Tensor:
+        """KL(self || reference) in nats, `[M, B]`, exactly.
+
+        For a deterministic policy with exploration noise: of the noisy policies.
+
+        Raises:
+            ValueError: one is squashed and the other is not.
+        """
+        if self.squashed != reference.squashed:
+            raise ValueError("a squashed policy has no KL to one that is not squashed")
+        divergence = squashed_gaussian_kl if self.squashed else gaussian_kl
+        std = self.std.expand_as(self.mean)
+        return divergence(self.mean, std, reference.mean, reference.std.expand_as(self.mean))
+
+
+class Actor(nn.Module):
+    """The policies of M members.
+
+    `deterministic`: tanh of the last layer, with exploration noise of `spread`. `gaussian`: a
+    squashed Gaussian whose log standard deviation is bounded smoothly to `LOG_STD`.
+    """
+
+    spread: Tensor
+
+    def __init__(
+        self,
+        members: int,
+        observation: int,
+        action: int,
+        hidden: Sequence[int],
+        *,
+        kind: PolicyKind,
+        norm: bool = False,
+        spread: float = 0.1,
+    ) -> None:
+        """Build the trunk and the head."""
+        super().__init__()
+        self.kind = kind
+        self.trunk = MLP(members, observation, hidden, norm=norm)
+        outputs = 2 * action if kind == "gaussian" else action
+        self.head = Dense(members, hidden[-1], outputs)
+        self.register_buffer("spread", torch.tensor(spread))
+
+    def forward(self, observations: Tensor) -> Policy:
+        """Policies at `[M, B, do]`."""
+        out = self.head(self.trunk(observations))
+        if self.kind == "deterministic":
+            return Policy(torch.tanh(out), self.spread, squashed=False)
+        mean, raw = out.chunk(2, dim=-1)
+        low, high = LOG_STD
+        log_std = low + 0.5 * (high - low) * (torch.tanh(raw) + 1)
+        return Policy(mean, log_std.exp(), squashed=True)
+
+
+class Critic(nn.Module):
+    """K action values for each of M members."""
+
+    def __init__(
+        self, members: int, k: int, inputs: int, hidden: Sequence[int], *, norm: bool = False
+    ) -> None:
+        """Build M * K networks, a member's K side by side."""
+        super().__init__()
+        self.k = k
+        self.trunk = MLP(members * k, inputs, hidden, norm=norm)
+        self.head = Dense(members * k, hidden[-1], 1)
+
+    def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Values `[M, K, B]` at observations `[M, B, do]` and actions `[M, B, A]`."""
+        x = torch.cat([observations, actions], dim=-1)
+        return self.of(x)
+
+    def first(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Values `[M, 1, B]` of each member's first critic alone."""
+        x = torch.cat([observations, actions], dim=-1)
+        return self.head(self.trunk(x, self.k), self.k).unsqueeze(1).squeeze(-1)
+
+    def of(self, x: Tensor) -> Tensor:
+        """Values `[M, K, B]` at inputs `[M, B, d]`."""
+        members, rows, width = x.shape
+        if self.k > 1:
+            shape = (members, self.k, rows, width)
+            x = x.unsqueeze(1).expand(shape).reshape(members * self.k, rows, width)
+        return self.head(self.trunk(x)).view(members, self.k, rows)
+
+
+class Value(nn.Module):
+    """A state value for each of M members."""
+
+    def __init__(
+        self, members: int, observation: int, hidden: Sequence[int], *, norm: bool = False
+    ) -> None:
+        """Build M networks."""
+        super().__init__()
+        self.trunk = MLP(members, observation, hidden, norm=norm)
+        self.head = Dense(members, hidden[-1], 1)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Values `[M, B]` at observations `[M, B, do]`."""
+        return self.head(self.trunk(observations)).squeeze(-1)
+
+
+class Scalar(nn.Module):
+    """One learnt positive number a member, such as SAC's temperature, kept as its logarithm."""
+
+    def __init__(self, members: int, initial: float = 1.0) -> None:
+        """Start every member at `initial`."""
+        super().__init__()
+        self.initial = initial
+        self.log = nn.Parameter(torch.full((members, 1), math.log(initial)))
+
+    def reset_parameters(self) -> None:
+        """Start again."""
+        nn.init.constant_(self.log, math.log(self.initial))
+
+    def forward(self) -> Tensor:
+        """The numbers, `[M, 1]`."""
+        return self.log.exp()
+
+
+def _normal_log_prob(standard: Tensor, std: Tensor) -> Tensor:
+    """Log-density of mean + std * standard, summed over the action's dimensions."""
+    constant = 0.5 * math.log(2 * math.pi)
+    return (-0.5 * standard.square() - torch.log(std) - constant).sum(-1)
