@@ -147,14 +147,14 @@ class Stepper:
         _require_one_each("views", views, agent.members)
         self.names = tuple(rates)
         self.parameters = _parameters(agent, self.names)
-        for p in self.parameters:
-            p.grad = torch.zeros_like(p)
+        self._sums = [torch.zeros_like(p) for p in self.parameters]
+        for p, total in zip(self.parameters, self._sums, strict=True):
+            p.grad = total
         self.views = [_parameters(view, self.names) for view in views]
         self.grads = [
-            [p.grad[m * len(p) // agent.members : (m + 1) * len(p) // agent.members]
-             for p in self.parameters if p.grad is not None]
+            [g[m * len(g) // agent.members : (m + 1) * len(g) // agent.members] for g in self._sums]
             for m in range(agent.members)
-        ]  # fmt: skip
+        ]
         groups = [
             {"params": [p for view in views for p in _parameters(view, (name,))], "lr": rate}
             for name, rate in rates.items()
@@ -171,7 +171,7 @@ class Stepper:
                 for view, grad in zip(views, grads, strict=True):
                     view.grad = grad if on else None
         self.adam.step()
-        torch._foreach_zero_([p.grad for p in self.parameters])  # noqa: SLF001 - as Adam itself
+        torch._foreach_zero_(self._sums)
 
 
 class MemberState(MutableMapping[Any, Any]):
@@ -209,7 +209,7 @@ class MemberState(MutableMapping[Any, Any]):
 def follow_(pairs: Sequence[tuple[Tensor, Tensor]], tau: float) -> None:
     """Move every target by tau of the way: target += tau * (source - target)."""
     targets, sources = zip(*pairs, strict=True)
-    torch._foreach_lerp_(list(targets), list(sources), tau)  # noqa: SLF001 - as torch's own EMA
+    torch._foreach_lerp_(list(targets), list(sources), tau)
 
 
 class Streams:

@@ -8,6 +8,7 @@ cost of a call below; batching members pays for the second.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -77,7 +78,7 @@ class MLP(nn.Module):
         """Stack the layers."""
         super().__init__()
         widths = [inputs, *hidden]
-        self.dense = nn.ModuleList(Dense(n, i, o) for i, o in zip(widths, widths[1:], strict=False))
+        self.dense = nn.ModuleList(Dense(n, i, o) for i, o in pairwise(widths))
         self.norm = nn.ModuleList(Norm(n, width) for width in hidden) if norm else None
 
     def forward(self, x: Tensor, every: int = 1) -> Tensor:

@@ -50,6 +50,7 @@ class Batch:
 
 
 def pack(
+    *,
     observations: Tensor,
     actions: Tensor,
     rewards: Tensor,

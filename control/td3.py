@@ -79,7 +79,7 @@ class Td3:
 
 @torch.no_grad()
 def target(agent: Agent, settings: Td3Settings, streams: Streams, batch: Batch) -> Tensor:
-    """r + gamma * mask * min_k Q'_k(s', pi'(s') + clipped noise), `[M, B]`."""
+    """Compute r + gamma * mask * min_k Q'_k(s', pi'(s') + clipped noise), `[M, B]`."""
     assert agent.target_actor is not None and agent.target_critic is not None  # noqa: PT018, S101
     noise = streams.normal(*batch.actions.shape[1:]) * settings.target_noise
     noise = noise.clamp(-settings.target_clip, settings.target_clip)
