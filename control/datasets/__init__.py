@@ -1,0 +1,1 @@
+"""Offline datasets: read, judged, normalised and opened by one name."""
