@@ -69,6 +69,7 @@ class Flat(gymnasium.Wrapper[Floats, Floats, Any, Any]):
         self._flatten = _flattener(env.observation_space, keys)
         self._shift = shift
         self._success: bool | None = None
+        self.actions = box.shape[0]
         self.action_space = Box(-1.0, 1.0, box.shape, np.float32)
         size = len(self._flatten(env.observation_space.sample()))
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float32)

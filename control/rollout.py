@@ -199,9 +199,9 @@ def _play(
 def _executed(actions: npt.ArrayLike, playing: list[_Open]) -> Floats:
     """Check and clip a batch of actions."""
     given = np.asarray(actions, dtype=np.float32)
-    space = playing[0].env.action_space.shape
-    if given.shape != (len(playing), *(space or ())):
-        raise EnvError(f"act: wanted actions {(len(playing), *(space or ()))}, got {given.shape}")
+    wanted = (len(playing), playing[0].env.actions)
+    if given.shape != wanted:
+        raise EnvError(f"act: wanted actions {wanted}, got {given.shape}")
     finite = np.isfinite(given).all(axis=1)
     if not finite.all():
         worst = playing[int(finite.argmin())]

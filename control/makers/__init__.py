@@ -1,0 +1,1 @@
+"""Offline data of known quality, made here: no network, seconds instead of days."""
