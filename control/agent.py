@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -206,30 +206,48 @@ class MemberState(MutableMapping[Any, Any]):
 
 
 @torch.no_grad()
-def follow_(pairs: Sequence[tuple[Tensor, Tensor]], tau: float) -> None:
-    """Move every target by tau of the way: target += tau * (source - target)."""
-    targets, sources = zip(*pairs, strict=True)
-    torch._foreach_lerp_(list(targets), list(sources), tau)
+def follow_(agent: Agent, views: Sequence[Agent], tau: float, active: Active) -> None:
+    """Move the targets of the active members: target += tau * (source - target)."""
+    followers = [agent] if all(active) else [v for v, on in zip(views, active, strict=True) if on]
+    for one in followers:
+        targets, sources = zip(*one.target_pairs(), strict=True)
+        torch._foreach_lerp_(list(targets), list(sources), tau)
 
 
 class Streams:
-    """Normal and uniform noise, each member's from a generator of its own."""
+    """Normal and uniform noise, each member's from a generator of its own.
+
+    Members that do not take part in an update draw nothing, as they would alone: `only` says which
+    do, until it is called again.
+    """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
         """Seed one generator a member."""
         self.device = torch.device(device)
         self.generators = [torch.Generator(self.device).manual_seed(int(s)) for s in seeds]
+        self.active: Active = (True,) * len(self.generators)
+
+    def only(self, active: Active) -> Streams:
+        """Let only these members draw from now on."""
+        self.active = active
+        return self
 
     def normal(self, *shape: int) -> Tensor:
-        """Standard normal noise `[M, *shape]`."""
-        draws = [torch.randn(shape, generator=g, device=self.device) for g in self.generators]
-        return draws[0].unsqueeze(0) if len(draws) == 1 else torch.stack(draws)
+        """Standard normal noise `[M, *shape]`; zeros for members that do not take part."""
+        return self._draw(torch.randn, shape)
 
     def uniform(self, *shape: int) -> Tensor:
-        """Uniform noise on [-1, 1), `[M, *shape]`."""
-        draws = [torch.rand(shape, generator=g, device=self.device) for g in self.generators]
-        both = draws[0].unsqueeze(0) if len(draws) == 1 else torch.stack(draws)
-        return both * 2 - 1
+        """Uniform noise on [0, 1), `[M, *shape]`; zeros for members that do not take part."""
+        return self._draw(torch.rand, shape)
+
+    def _draw(self, law: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        draws = [
+            law(shape, generator=g, device=self.device)
+            if on
+            else torch.zeros(shape, device=self.device)
+            for g, on in zip(self.generators, self.active, strict=True)
+        ]
+        return draws[0].unsqueeze(0) if len(draws) == 1 else torch.stack(draws)
 
 
 def save(agent: Agent, folder: Path, **facts: Any) -> None:
@@ -300,7 +318,7 @@ def hand_over_(source: Agent, into: Agent, *, critic: bool = True) -> tuple[str,
     Raises:
         ValueError: the sizes differ, with both.
     """
-    names = ["actor", *(["critic", "value"] if critic else [])]
+    names = ["actor", *(["critic", "value", "temperature", "penalty"] if critic else [])]
     given = []
     for name in names:
         old, new = getattr(source, name), getattr(into, name)

@@ -38,10 +38,14 @@ class Learner(Protocol):
     ) -> Metrics:
         """Train the critic on `batch`, then, unless `actor` is None, the policy.
 
+        Members that do not move draw no noise either (`Streams.only`), and their targets stay:
+        what happens to a member never depends on the others.
+
         Args:
             batch: for the critic; for the policy too unless `rows` is given.
-            critic: members whose critic moves.
-            actor: members whose policy moves.
+            critic: members whose critic moves, and whose targets follow.
+            actor: members whose policy moves. None where it is not the policy's turn (its delay);
+                all False where it is, but plans hold every policy still.
             rows: for the policy, the rows of all critic updates since its last one.
             extra: the plan's own terms of the policy's loss.
         """

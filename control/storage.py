@@ -170,15 +170,21 @@ class Share:
 
 
 def indices(
-    storage: Storage, shares: Sequence[Share], *, update: int, batch: int
+    storage: Storage,
+    shares: Sequence[Share],
+    *,
+    updates: Sequence[int],
+    batch: int,
+    active: Sequence[bool],
 ) -> NDArray[np.int64]:
-    """Draw the rows of the critic update number `update` for every member.
+    """Draw the rows of the next critic update of every active member.
 
     Args:
         storage: where the rows live.
         shares: one a member.
-        update: counted from 0 since the member's first update.
+        updates: how many critic updates each member has had.
         batch: rows a member.
+        active: members that are to be updated; the others' rows mean nothing.
 
     Returns:
         Rows of the table, `[M, batch]`.
@@ -186,12 +192,14 @@ def indices(
     Raises:
         ValueError: rows are wanted from a side that has none.
     """
-    found = np.empty((len(shares), batch), dtype=np.int64)
+    found = np.zeros((len(shares), batch), dtype=np.int64)
     for m, mix in enumerate(shares):
-        from_data = mix_counts(batch, mix.share, update)
+        if not active[m]:
+            continue
+        from_data = mix_counts(batch, mix.share, updates[m])
         _require_rows(storage, m, from_data, batch - from_data)
         if from_data:
-            start = drawn_before(batch, mix.share, update)
+            start = drawn_before(batch, mix.share, updates[m])
             found[m, :from_data] = draw(start, from_data, size=storage.data_size, seed=mix.seed)
         if from_data < batch:
             own = mix.own.integers(storage.size(m), size=batch - from_data)

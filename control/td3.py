@@ -38,6 +38,7 @@ class Td3:
 
     agent: Agent
     settings: Td3Settings
+    views: Sequence[Agent]
     steppers: tuple[Stepper, Stepper]
     streams: Streams
 
@@ -48,7 +49,7 @@ class Td3:
         """Begin with fresh optimizers, and noise from one seed a member."""
         critic = Stepper(agent, views, {"critic": settings.critic_lr})
         actor = Stepper(agent, views, {"actor": settings.actor_lr})
-        return cls(agent, settings, (critic, actor), Streams(seeds, agent.center.device))
+        return cls(agent, settings, views, (critic, actor), Streams(seeds, agent.center.device))
 
     def update(
         self,
@@ -60,9 +61,11 @@ class Td3:
         extra: Extra | None = None,
     ) -> Metrics:
         """See `control.learner.Learner`."""
-        y = target(self.agent, self.settings, self.streams, batch)
+        y = target(self.agent, self.settings, self.streams.only(critic), batch)
         metrics = fit_critic(self.agent, self.steppers[0], batch, y, critic)
-        if actor is not None:
+        if actor is None:
+            return metrics
+        if any(actor):
             batch = batch if rows is None else rows
             policy = self.agent.actor(batch.observations)
             values = climbed(
@@ -72,20 +75,27 @@ class Td3:
             if extra is not None:
                 loss = loss + extra(self.agent.actor, policy, batch)
             self.steppers[1].minimize(loss.sum(), actor)
-            follow_(self.agent.target_pairs(), self.settings.tau)
             metrics["actor_loss"] = loss.detach()
+        follow_(self.agent, self.views, self.settings.tau, critic)
         return metrics
 
 
 @torch.no_grad()
 def target(agent: Agent, settings: Td3Settings, streams: Streams, batch: Batch) -> Tensor:
     """Compute r + gamma * mask * min_k Q'_k(s', pi'(s') + clipped noise), `[M, B]`."""
-    assert agent.target_actor is not None and agent.target_critic is not None  # noqa: PT018, S101
-    noise = streams.normal(*batch.actions.shape[1:]) * settings.target_noise
-    noise = noise.clamp(-settings.target_clip, settings.target_clip)
-    actions = (agent.target_actor(batch.next_observations).mode() + noise).clamp(-1, 1)
+    assert agent.target_critic is not None  # noqa: S101 - by build
+    actions = smoothed(agent, settings, streams, batch)
     values = agent.target_critic(batch.next_observations, actions).amin(1)
     return batch.rewards + settings.gamma * batch.masks * values
+
+
+@torch.no_grad()
+def smoothed(agent: Agent, settings: Td3Settings, streams: Streams, batch: Batch) -> Tensor:
+    """Give pi'(s') with clipped noise, inside the box, `[M, B, A]`."""
+    assert agent.target_actor is not None  # noqa: S101 - by build
+    noise = streams.normal(*batch.actions.shape[1:]) * settings.target_noise
+    noise = noise.clamp(-settings.target_clip, settings.target_clip)
+    return (agent.target_actor(batch.next_observations).mode() + noise).clamp(-1, 1)
 
 
 def fit_critic(
