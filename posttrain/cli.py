@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
+from posttrain import study_cli
 from posttrain.ending import BAD_INPUT, UNDECIDED, guarded, leave, rank
 
 if TYPE_CHECKING:
@@ -277,3 +278,6 @@ def assets(
     from posttrain.terminal import asset_table, show
 
     show(asset_table(ASSETS.values()))
+
+
+study = verb(study_cli.study)

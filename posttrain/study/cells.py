@@ -47,12 +47,9 @@ class Cell:
 class Group:
     """Cells that are trained together: a unit of work."""
 
+    name: str
+    """Short, and the same on every machine."""
     cells: tuple[Cell, ...]
-
-    @property
-    def name(self) -> str:
-        """Short and the same on every machine."""
-        return f"{self.cells[0].setting}-{fingerprint([cell.name for cell in self.cells])}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +144,10 @@ def _grouped(kind: Kind, cells: Sequence[Cell]) -> tuple[Group, ...]:
     groups: dict[tuple[str, Hashable], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.setting, kind.group_key(cell.recipe)), []).append(cell)
-    return tuple(Group(tuple(members)) for members in groups.values())
+    return tuple(
+        Group(f"{setting}-{fingerprint([cell.name for cell in members])}", tuple(members))
+        for (setting, _), members in groups.items()
+    )
 
 
 def shard(groups: Sequence[Group], index: int, count: int) -> tuple[Group, ...]:

@@ -1,0 +1,188 @@
+"""A study from start to finish: shared parts, then groups of cells, then the table."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from posttrain.files import write_json, write_text
+from posttrain.study.cells import Cell, Group, lay_out, needed, refuse_strangers, shard
+from posttrain.study.kind import Kind, starts_from
+from posttrain.study.live import Watch, watching
+from posttrain.study.read import read_study
+from posttrain.study.settings import SHARED, Study, StudyError, load_study
+from posttrain.study.show import to_markdown
+from posttrain.study.table import Table, tabulate
+from posttrain.study.work import Outcome, share, train
+
+__all__ = ["load_study", "run_study", "write_table"]
+
+BACKENDS: Final = {"loky": None, "threading": None, "dask": "distributed", "ray": "ray"}
+"""Backends of joblib, and the package that each needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A unit of work on its way to a worker, and the cells that it is about."""
+
+    function: Callable[..., list[Outcome]]
+    arguments: tuple[Any, ...]
+    cells: tuple[Cell, ...]
+    quiet: bool
+
+    def __call__(self) -> list[Outcome]:
+        """Do it."""
+        return self.function(*self.arguments, quiet=self.quiet)
+
+
+def run_study(
+    study: Study,
+    *,
+    jobs: int = 1,
+    part: str = "0/1",
+    backend: str = "loky",
+    kinds: Mapping[str, Kind] | None = None,
+) -> list[Outcome]:
+    """Run the cells that are not finished yet.
+
+    Args:
+        study: What to run.
+        jobs: Processes at once; -1 takes one for each CPU, or all that a cluster has.
+        part: `i/n` runs the i-th of n parts, i from 0.
+        backend: loky, threading, dask or ray.
+        kinds: Kinds of recipes by name; those of the package if None.
+
+    Returns:
+        What became of each cell of this part, shared ones first.
+
+    Raises:
+        StudyError: something is wrong with the study, the part or the backend.
+        RecordError: a cell's folder was made by another recipe.
+    """
+    index, count = parse_part(part)
+    check_backend(backend, jobs)
+    grid = lay_out(study, kinds)
+    groups = shard(grid.groups, index, count)
+    shared = needed(grid, groups, first=index / count)
+    refuse_strangers([*shared, *(cell for group in groups for cell in group.cells)])
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes inherit it before torch is loaded
+    root, quiet = study.folder, backend != "threading"  # threads share one standard output
+    with watching(study, shared, groups) as watch, _workers(backend, jobs):
+        calls = [Call(share, (grid.kind, cell, root), (cell,), quiet) for cell in shared]
+        found = _collect(calls, watch)
+        ready, stuck = _split(groups, {o.name for o in found if o.state == "failed"})
+        watch.tell(stuck)
+        calls = [Call(train, (grid.kind, group, root), group.cells, quiet) for group in ready]
+        return [*found, *stuck, *_collect(calls, watch)]
+
+
+def _collect(calls: Sequence[Call], watch: Watch) -> list[Outcome]:
+    """Outcomes as they come; the cells of a worker that died have failed."""
+    import joblib
+    from joblib.parallel import get_active_backend
+
+    if not calls:
+        return []
+    stream = get_active_backend()[0].supports_return_generator
+    parallel = joblib.Parallel(
+        return_as="generator_unordered" if stream else "list", batch_size=1, pre_dispatch="n_jobs"
+    )
+    found: list[Outcome] = []
+    results = parallel(joblib.delayed(call)() for call in calls)
+    try:
+        for outcomes in results:
+            found += outcomes
+            watch.tell(outcomes)
+    except BrokenProcessPool:
+        told = {outcome.name for outcome in found}
+        reason = "a worker process died, perhaps for lack of memory; start again to go on"
+        lost = [
+            Outcome(name=cell.name, state="failed", reason=reason)
+            for call in calls
+            for cell in call.cells
+            if cell.name not in told and not cell.finished()
+        ]
+        watch.tell(lost)
+        found += lost
+    return found
+
+
+def _split(groups: Sequence[Group], failed: set[str]) -> tuple[list[Group], list[Outcome]]:
+    """Groups without the cells whose start failed, and what is to be said of those."""
+    ready, stuck = [], []
+    for group in groups:
+        starts = {cell: f"{cell.setting}/{SHARED}/seed-{cell.seed}" for cell in group.cells}
+        bad = [c for c in group.cells if starts[c] in failed and starts_from(c.recipe)]
+        stuck += [
+            Outcome(name=c.name, state="failed", reason=f"{starts[c]}, its start, failed")
+            for c in bad
+        ]
+        cells = tuple(cell for cell in group.cells if cell not in bad)
+        if cells:
+            ready.append(replace(group, cells=cells))
+    return ready, stuck
+
+
+def parse_part(part: str) -> tuple[int, int]:
+    """Read `i/n`.
+
+    Raises:
+        StudyError: it is not that, or i is not below n.
+    """
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", part)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise StudyError(f"--shard: wanted i/n with 0 <= i < n, such as 0/4; got {part!r}")
+    return int(match[1]), int(match[2])
+
+
+def check_backend(backend: str, jobs: int) -> None:
+    """Refuse a backend that is unknown or whose package is missing.
+
+    Raises:
+        StudyError: with what to install.
+    """
+    if jobs < 1 and jobs != -1:
+        raise StudyError(f"--jobs: wanted a number of processes, or -1 for all; got {jobs}")
+    if backend not in BACKENDS:
+        raise StudyError(f"--backend: wanted one of {', '.join(BACKENDS)}; got {backend!r}")
+    package = BACKENDS[backend]
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise StudyError(f"--backend {backend}: needs the package: pip install {package}")
+
+
+@contextmanager
+def _workers(backend: str, jobs: int) -> Iterator[None]:
+    """Let joblib's calls inside go to this backend."""
+    import joblib
+
+    if backend == "dask":
+        from distributed import Client  # type: ignore[import-not-found]
+
+        with Client(), joblib.parallel_config(backend, n_jobs=jobs):
+            yield
+        return
+    if backend == "ray":
+        from ray.util.joblib import register_ray  # type: ignore[import-not-found]
+
+        register_ray()
+    with joblib.parallel_config(backend, n_jobs=jobs):
+        yield
+
+
+def write_table(study: Study) -> Table:
+    """Write `table.json`, `table.md` and, with matplotlib, `study.png` from the records."""
+    records = read_study(study)
+    table = tabulate(study, records)
+    write_json(study.folder / "table.json", table.to_dict(), nan_as_null=True)
+    write_text(study.folder / "table.md", to_markdown(table))
+    if importlib.util.find_spec("matplotlib") is not None:
+        from posttrain.study.figure import write_figure
+
+        write_figure(table, records, study.folder / "study.png")
+    return table
