@@ -48,9 +48,9 @@ class Sac:
 
     agent: Agent
     settings: SacSettings
+    views: Sequence[Agent]
     steppers: tuple[Stepper, Stepper]
     streams: Streams
-    views: Sequence[Agent]
 
     @classmethod
     def start(
@@ -63,7 +63,7 @@ class Sac:
         """
         check_subset(settings, agent.networks)
         steppers = (critic_stepper(agent, settings, views), actor_stepper(agent, settings, views))
-        return cls(agent, settings, steppers, Streams(seeds, agent.center.device), views)
+        return cls(agent, settings, views, steppers, Streams(seeds, agent.center.device))
 
     def update(
         self,
@@ -75,16 +75,16 @@ class Sac:
         extra: Extra | None = None,
     ) -> Metrics:
         """See `control.learner.Learner`."""
-        y = target(self.agent, self.settings, self.streams, batch)
+        y = target(self.agent, self.settings, self.streams.only(critic), batch)
         metrics = fit_critic(self.agent, self.steppers[0], batch, y, critic)
-        follow_active_(self.agent, self.views, critic, self.settings.tau)
-        if actor is not None:
+        follow_(self.agent, self.views, self.settings.tau, critic)
+        if actor is not None and any(actor):
             batch = batch if rows is None else rows
             metrics |= improve(
                 self.agent,
                 self.settings,
                 stepper=self.steppers[1],
-                streams=self.streams,
+                streams=self.streams.only(actor),
                 batch=batch,
                 active=actor,
                 extra=extra,
@@ -183,14 +183,3 @@ def improve(
         "entropy": entropy,
         "temperature": alpha.detach()[:, 0],
     }
-
-
-def follow_active_(agent: Agent, views: Sequence[Agent], active: Active, tau: float) -> None:
-    """Move the targets of active members towards what they follow; leave the others'."""
-    if all(active):
-        follow_(agent.target_pairs(), tau)
-        return
-    pairs = [pair for on, view in zip(active, views, strict=True) if on
-             for pair in view.target_pairs()]  # fmt: skip
-    if pairs:
-        follow_(pairs, tau)
