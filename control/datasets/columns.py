@@ -109,7 +109,7 @@ def checked(columns: Mapping[str, npt.ArrayLike], *, source: str) -> dict[str, n
     return arrays
 
 
-def cut(terminals: Bools, timeouts: Bools | None, horizon: int | None, *, source: str) -> Bools:
+def cut(terminals: Bools, timeouts: Bools | None, horizon: float | None, *, source: str) -> Bools:
     """Say which rows a time limit ended.
 
     Args:

@@ -35,14 +35,14 @@ class DiscontinuityWarning(DatasetWarning):
 
 
 def read_hdf5(
-    path: str | os.PathLike[str], *, name: str | None = None, horizon: int | None = None
+    path: str | os.PathLike[str], *, name: str | None = None, horizon: float | None = None
 ) -> Dataset:
     """Read a file in D4RL's layout.
 
     Args:
         path: The file.
         name: What to call the dataset; None takes the file's own name, else its stem.
-        horizon: Longest an episode may be, for files without `timeouts`.
+        horizon: Longest an episode may be, for files without `timeouts`; `math.inf` for no limit.
 
     Returns:
         The transitions. A time-out row without a recorded next observation is no transition: its
@@ -70,7 +70,7 @@ def from_columns(
     columns: Mapping[str, npt.ArrayLike],
     *,
     name: str,
-    horizon: int | None = None,
+    horizon: float | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Turn D4RL's columns, from a file or elsewhere, into a dataset.
