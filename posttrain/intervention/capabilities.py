@@ -133,3 +133,6 @@ CONTROL_SAC = Capabilities(
     critic=True,
 )
 """Off-policy actor-critic on a control task."""
+
+CONTROL_TD3 = replace(CONTROL_SAC, learner="TD3", estimators=("exact",))
+"""The same with a deterministic policy, whose KL is that of its exploration noise around it."""

@@ -88,6 +88,10 @@ class Ramp:
         return 0.5 * (moved - cosines / math.sin(angle / 2))
 
 
+OFF = Ramp(0.0)
+"""No strength, ever."""
+
+
 def check_choice(name: str, value: object, choices: Any) -> None:
     """Refuse a value that is none of a Literal's.
 
