@@ -31,6 +31,7 @@ class Bc:
 
     agent: Agent
     settings: BcSettings
+    views: Sequence[Agent]
     steppers: tuple[Stepper]
     streams: Streams
 
@@ -40,7 +41,7 @@ class Bc:
     ) -> Bc:
         """Begin with fresh optimizers. The seeds change nothing: cloning draws no noise."""
         actor = Stepper(agent, views, {"actor": settings.actor_lr})
-        return cls(agent, settings, (actor,), Streams(seeds, agent.center.device))
+        return cls(agent, settings, views, (actor,), Streams(seeds, agent.center.device))
 
     def update(
         self,
@@ -51,8 +52,8 @@ class Bc:
         rows: Batch | None = None,
         extra: Extra | None = None,
     ) -> Metrics:
-        """See `control.learner.Learner`; without `actor` nothing happens."""
-        if actor is None:
+        """See `control.learner.Learner`; where no policy moves, nothing does."""
+        if actor is None or not any(actor):
             return {}
         batch = batch if rows is None else rows
         policy = self.agent.actor(batch.observations)

@@ -56,6 +56,7 @@ class Td3Bc:
 
     agent: Agent
     settings: Td3BcSettings
+    views: Sequence[Agent]
     steppers: tuple[Stepper, Stepper]
     streams: Streams
 
@@ -66,7 +67,7 @@ class Td3Bc:
         """Begin with fresh optimizers, and noise from one seed a member."""
         critic = Stepper(agent, views, {"critic": settings.td3.critic_lr})
         actor = Stepper(agent, views, {"actor": settings.td3.actor_lr})
-        return cls(agent, settings, (critic, actor), Streams(seeds, agent.center.device))
+        return cls(agent, settings, views, (critic, actor), Streams(seeds, agent.center.device))
 
     def update(
         self,
@@ -78,22 +79,26 @@ class Td3Bc:
         extra: Extra | None = None,
     ) -> Metrics:
         """See `control.learner.Learner`."""
-        y = target(self.agent, self.settings, self.streams, batch)
+        y = target(self.agent, self.settings, self.streams.only(critic), batch)
         metrics = td3.fit_critic(self.agent, self.steppers[0], batch, y, critic)
         if actor is None:
             return metrics
-        batch = batch if rows is None else rows
+        if any(actor):
+            metrics |= self._improve(batch if rows is None else rows, actor, extra)
+        follow_(self.agent, self.views, self.settings.td3.tau, critic)
+        return metrics
+
+    def _improve(self, batch: Batch, active: Active, extra: Extra | None) -> dict[str, Tensor]:
         policy = self.agent.actor(batch.observations)
-        values = td3.climbed(
-            self.agent, batch.observations, policy.mode(), self.settings.td3.actor_value
-        )
-        far = distance(policy.mode(), batch.actions)
+        actions = policy.mode()
+        which = self.settings.td3.actor_value
+        values = td3.climbed(self.agent, batch.observations, actions, which)
+        far = distance(actions, batch.actions)
         loss = pull(values, far, self.settings)
         if extra is not None:
             loss = loss + extra(self.agent.actor, policy, batch)
-        self.steppers[1].minimize(loss.sum(), actor)
-        follow_(self.agent.target_pairs(), self.settings.td3.tau)
-        return metrics | {"actor_loss": loss.detach(), "distance": far.detach().mean(-1)}
+        self.steppers[1].minimize(loss.sum(), active)
+        return {"actor_loss": loss.detach(), "distance": far.detach().mean(-1)}
 
 
 def pull(values: Tensor, far: Tensor, settings: Td3BcSettings) -> Tensor:
