@@ -86,6 +86,12 @@ def diagnose(
             metavar="LOW HIGH", help="Lowest and highest possible return; 0 1 if not said."
         ),
     ] = None,
+    unbounded: Annotated[
+        bool,
+        typer.Option(
+            "--unbounded", help="The scale is two returns to compare with, and bounds nothing."
+        ),
+    ] = False,
     sequential: Annotated[
         bool,
         typer.Option(
@@ -109,9 +115,10 @@ def diagnose(
     if (
         stored is None
         or sequential
+        or unbounded
         or any(x is not None for x in (deployment, margin, alpha, scale))
     ):
-        settings = _settings(stored, margin=margin, alpha=alpha, scale=scale)
+        settings = _settings(stored, margin=margin, alpha=alpha, scale=scale, unbounded=unbounded)
         stored = _diagnose(sides(), sequential=sequential, **settings)
     if report is not None:
         from posttrain.report import write_report_from_scores
@@ -128,12 +135,14 @@ def _settings(
     margin: float | None = None,
     alpha: float | None = None,
     scale: tuple[float, float] | None = None,
+    unbounded: bool = False,
 ) -> dict[str, Any]:
     """What was said, else what an earlier diagnosis of the run used, else the defaults."""
     return {
         "margin": margin if margin is not None else stored.margin if stored else 0.05,
         "alpha": alpha if alpha is not None else stored.alpha if stored else 0.05,
         "scale": scale if scale is not None else stored.scale if stored else None,
+        "bounded": not unbounded and (stored is None or scale is not None or stored.bounded),
     }
 
 

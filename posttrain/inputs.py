@@ -99,5 +99,5 @@ def read_diagnosis(path: Path) -> Diagnosis | None:
 def planned_steps(path: Path | None) -> int:
     """Length of RL in the recipe of a run's folder; 100 where there is none."""
     recipe = Record(path).recipe() if path is not None and path.is_dir() else None
-    rl = (recipe or {}).get("rl") or {}
+    rl = (recipe or {}).get("rl") or (recipe or {}).get("finetune") or {}
     return int(rl.get("steps", 100))

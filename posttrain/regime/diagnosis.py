@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from posttrain.regime import unbounded
 from posttrain.regime.evidence import Method, check_settings, weigh
 from posttrain.regime.gap import gap_interval, is_regular, mean_interval, stricter
 from posttrain.regime.verdict import (
@@ -47,6 +48,7 @@ def diagnose(
     margin: float = 0.05,
     alpha: float = 0.05,
     scale: tuple[float, float] | None = None,
+    bounded: bool = True,
     deployment: Scores | ArrayLike | None = None,
     extra_flags: Iterable[Flag] = (),
 ) -> Diagnosis:
@@ -69,6 +71,9 @@ def diagnose(
         margin: The smallest gap that matters, as a share of the reward's range.
         alpha: Chance of a wrong verdict, of each of the three.
         scale: Lowest and highest possible return; None says that returns lie in [0, 1].
+        bounded: False says that `scale` is two returns to compare with (D4RL's random and expert)
+            and bounds nothing. Tests that start from bounds then give way to t and Welch, with a
+            flag; returns that show no variance leave the verdict undecided.
         deployment: Returns of pi_0 under the decoding that it is deployed with. It is reported
             beside the rollout's, which decides.
         extra_flags: What the caller knows and the returns do not show.
@@ -78,12 +83,7 @@ def diagnose(
             margin outside (0, 1) or an alpha outside (0, 0.5).
     """
     check_settings(margin=margin, alpha=alpha)
-    method = Method(
-        gap=partial(gap_interval, alpha=alpha),
-        plan=lambda pairing, times: gap_interval(pairing, alpha=stricter(alpha), times=times),
-        mean=lambda side: mean_interval(side.values, (0.0, 1.0), tied=side.tied, alpha=alpha / 2),
-        name=choose_test,
-    )
+    method = _bounded_method(alpha) if bounded else _unbounded_method(alpha)
     return weigh(
         policy,
         dataset,
@@ -93,6 +93,27 @@ def diagnose(
         scale=scale,
         deployment=deployment,
         extra_flags=extra_flags,
+    )
+
+
+def _bounded_method(alpha: float) -> Method:
+    return Method(
+        gap=partial(gap_interval, alpha=alpha),
+        plan=lambda pairing, times: gap_interval(pairing, alpha=stricter(alpha), times=times),
+        mean=lambda side: mean_interval(side.values, (0.0, 1.0), tied=side.tied, alpha=alpha / 2),
+        name=choose_test,
+    )
+
+
+def _unbounded_method(alpha: float) -> Method:
+    return Method(
+        gap=partial(unbounded.gap_interval, alpha=alpha),
+        plan=lambda pairing, times: unbounded.gap_interval(
+            pairing, alpha=stricter(alpha), times=times
+        ),
+        mean=lambda side: unbounded.mean_interval(side.values, alpha=alpha / 2),
+        name=unbounded.choose_test,
+        bounded=False,
     )
 
 

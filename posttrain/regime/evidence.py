@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from posttrain.regime import unbounded
 from posttrain.regime.flags import (
     decoding_changes_regime,
     flags_of_pairing,
@@ -17,11 +18,13 @@ from posttrain.regime.recoverability import recoverability
 from posttrain.regime.sample import Pairing, Sample, check_scale, pair, sample
 from posttrain.regime.scores import Scores
 from posttrain.regime.verdict import (
+    ANYTHING,
     EVERYTHING,
     DecodingGap,
     Diagnosis,
     Flag,
     Interval,
+    Recoverability,
     Regime,
     Test,
     decide,
@@ -46,6 +49,13 @@ class Method:
     """Bounds for one side's mean, together with error alpha."""
     name: Callable[[Pairing], tuple[Test, str]]
     """Which test that is, and why."""
+    bounded: bool = True
+    """Whether the scale bounds the returns, or is only their unit."""
+
+    @property
+    def anything(self) -> Interval:
+        """Every gap that there can be."""
+        return EVERYTHING if self.bounded else ANYTHING
 
 
 def weigh(
@@ -58,7 +68,7 @@ def weigh(
     scale: tuple[float, float] | None,
     deployment: Scores | ArrayLike | None,
     extra_flags: Iterable[Flag],
-    before: Interval = EVERYTHING,
+    before: Interval | None = None,
 ) -> Diagnosis:
     """Reach a verdict by one method, and gather what it rests on.
 
@@ -66,17 +76,18 @@ def weigh(
     """
     ends = check_scale(scale)
     p, d = (
-        sample(returns, side=side, scale=scale)
+        sample(returns, side=side, scale=scale, bounded=method.bounded)
         for side, returns in (("policy", policy), ("dataset", dataset))
     )
     pairing = pair(p, d)
-    rollout = _gap_of("rollout", pairing, method, before, margin=margin, ends=ends)
+    known = method.anything if before is None else before
+    rollout = _gap_of("rollout", pairing, method, known, margin=margin, ends=ends)
     decodings: tuple[DecodingGap, ...] = ()
     if deployment is not None:
-        other = pair(sample(deployment, side="policy", scale=scale), d)
+        other = pair(sample(deployment, side="policy", scale=scale, bounded=method.bounded), d)
         decodings = (
             rollout,
-            _gap_of("deployment", other, method, EVERYTHING, margin=margin, ends=ends),
+            _gap_of("deployment", other, method, method.anything, margin=margin, ends=ends),
         )
     test, reason = method.name(pairing)
     p, d = pairing.policy, pairing.dataset
@@ -87,8 +98,8 @@ def weigh(
         interval=rollout.interval,
         j_policy=rollout.j_policy,
         j_dataset=_back(float(d.values.mean()), ends),
-        j_policy_interval=_back_both(method.mean(p), ends),
-        j_dataset_interval=_back_both(method.mean(d), ends),
+        j_policy_interval=_back_both(method.mean(p), ends, bounded=method.bounded),
+        j_dataset_interval=_back_both(method.mean(d), ends, bounded=method.bounded),
         margin=margin,
         alpha=alpha,
         scale=ends,
@@ -99,16 +110,18 @@ def weigh(
         episodes_policy=p.episodes,
         episodes_dataset=d.episodes,
         needed=_needed(pairing, rollout, method, margin=margin),
-        recoverability=recoverability(policy, scale=ends) if isinstance(policy, Scores) else None,
+        recoverability=_recoverability(policy, ends, bounded=method.bounded),
         decodings=decodings,
         flags=(
             *extra_flags,
-            *flags_of_pairing(pairing, margin=margin),
-            *success_filtered(dataset, scale=ends),
+            *flags_of_pairing(pairing, margin=margin, bounded=method.bounded),
+            *(() if method.bounded else unbounded.flags(pairing)),
+            *success_filtered(dataset, scale=ends, bounded=method.bounded),
             *flags_of_scores(policy, side="policy", scale=ends),
             *flags_of_scores(dataset, side="dataset", scale=ends),
             *decoding_changes_regime(decodings),
         ),
+        bounded=method.bounded,
     )
 
 
@@ -156,5 +169,17 @@ def _back(value: float, ends: tuple[float, float]) -> float:
     return ends[0] + value * (ends[1] - ends[0])
 
 
-def _back_both(interval: Interval, ends: tuple[float, float]) -> Interval:
-    return Interval(_back(max(interval.low, 0.0), ends), _back(min(interval.high, 1.0), ends))
+def _back_both(interval: Interval, ends: tuple[float, float], *, bounded: bool) -> Interval:
+    low, high = interval
+    if bounded:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return Interval(_back(low, ends), _back(high, ends))
+
+
+def _recoverability(
+    policy: Scores | ArrayLike, ends: tuple[float, float], *, bounded: bool
+) -> Recoverability | None:
+    """None where nothing says what a success is: a reference return that was reached is none."""
+    if not isinstance(policy, Scores) or (policy.success is None and not bounded):
+        return None
+    return recoverability(policy, scale=ends)

@@ -21,16 +21,17 @@ FILTERED = 5
 NAMES = {"policy": "rollouts of pi_0", "dataset": "demonstrations"}
 
 
-def flags_of_pairing(pairing: Pairing, *, margin: float) -> Iterator[Flag]:
+def flags_of_pairing(pairing: Pairing, *, margin: float, bounded: bool = True) -> Iterator[Flag]:
     """Say what the compared returns themselves show."""
     p, d = float(pairing.policy.values.mean()), float(pairing.dataset.values.mean())
     if max(p, d) <= margin:
+        where = "near the lowest return" if bounded else "near the lower reference return, or below"
         yield Flag(
             "both_near_zero",
-            f"Both pi_0 ({p:.1%} of the reward's range) and D ({d:.1%}) are near the lowest "
-            "return: the comparison is uninformative, since neither side has much to keep.",
+            f"Both pi_0 ({p:.1%} of the reward's range) and D ({d:.1%}) are {where}: the "
+            "comparison is uninformative, since neither side has much to keep.",
         )
-    if min(p, d) >= 1 - margin:
+    if bounded and min(p, d) >= 1 - margin:
         yield Flag(
             "both_near_ceiling",
             f"Both pi_0 ({p:.1%} of the reward's range) and D ({d:.1%}) are near the highest "
@@ -89,8 +90,12 @@ def flags_of_scores(
             )
 
 
-def success_filtered(dataset: Scores | ArrayLike, *, scale: tuple[float, float]) -> Iterator[Flag]:
-    """Say when every demonstration succeeds."""
+def success_filtered(
+    dataset: Scores | ArrayLike, *, scale: tuple[float, float], bounded: bool = True
+) -> Iterator[Flag]:
+    """Say when every demonstration succeeds; a reference return that was reached is no success."""
+    if not bounded and not (isinstance(dataset, Scores) and dataset.success is not None):
+        return
     if isinstance(dataset, Scores):
         known = dataset.scorable
         won = known.returns >= scale[1] if known.success is None else known.success

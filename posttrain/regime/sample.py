@@ -15,7 +15,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One side: a mean return for each independent unit, on the scale [0, 1]."""
+    """One side: a mean return for each independent unit, on the scale where its range is [0, 1]."""
 
     values: Floats
     """[n], one a unit."""
@@ -57,6 +57,7 @@ def sample(
     side: str,
     scale: tuple[float, float] | None,
     least: int = 2,
+    bounded: bool = True,
 ) -> Sample:
     """Average one side's scorable returns by unit.
 
@@ -65,10 +66,11 @@ def sample(
         side: "policy" or "dataset", for the sentences of errors.
         scale: Lowest and highest possible return; None stands for (0, 1).
         least: How many units are needed.
+        bounded: Whether the scale bounds the returns, or is only their unit.
 
     Raises:
         ValueError: For no returns, too few units, NaN, infinite values, or values outside
-            the scale.
+            the scale that bounds them.
     """
     units: NDArray[Any] | None = None
     if isinstance(returns, Scores):
@@ -79,7 +81,7 @@ def sample(
             raise ValueError(f"{side}: none of the {len(returns)} episodes could be scored")
     else:
         values = np.asarray(returns, dtype=np.float64)
-    scaled = _on_unit_scale(values, side, scale)
+    scaled = _on_unit_scale(values, side, scale, bounded=bounded)
     tied = np.unique(scaled).size < scaled.size
     sizes = np.ones(scaled.size, dtype=np.int64)
     if units is not None:
@@ -90,7 +92,7 @@ def sample(
             f"{side}: a diagnosis needs at least {least} independent units, got {scaled.size} "
             f"({sizes.sum()} episodes)"
         )
-    return Sample(np.clip(scaled, 0.0, 1.0), units, sizes, tied)
+    return Sample(np.clip(scaled, 0.0, 1.0) if bounded else scaled, units, sizes, tied)
 
 
 def pair(policy: Sample, dataset: Sample) -> Pairing:
@@ -129,7 +131,9 @@ def _right_source(scores: Scores, side: str) -> None:
         )
 
 
-def _on_unit_scale(values: Floats, side: str, scale: tuple[float, float] | None) -> Floats:
+def _on_unit_scale(
+    values: Floats, side: str, scale: tuple[float, float] | None, *, bounded: bool
+) -> Floats:
     low, high = check_scale(scale)
     if values.ndim != 1:
         raise ValueError(f"{side}: returns must be a flat array [n], got shape {values.shape}")
@@ -142,7 +146,7 @@ def _on_unit_scale(values: Floats, side: str, scale: tuple[float, float] | None)
             "return must be a finite number (mark episodes without a score as unscorable)"
         )
     outside = np.flatnonzero((values < low) | (values > high))
-    if outside.size:
+    if bounded and outside.size:
         hint = (
             "state the reward's range as scale=(low, high)"
             if scale is None

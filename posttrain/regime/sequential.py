@@ -124,6 +124,7 @@ def diagnose_sequential(
     margin: float = 0.05,
     alpha: float = 0.05,
     scale: tuple[float, float] | None = None,
+    bounded: bool = True,
     deployment: Scores | ArrayLike | None = None,
     extra_flags: Iterable[Flag] = (),
     before: Interval = EVERYTHING,
@@ -133,8 +134,16 @@ def diagnose_sequential(
     The arguments are those of `diagnose`, for the whole sample up to now; `before` is the interval
     that earlier looks have left (`Sequential.interval`), of which the result is the intersection.
     Unmatched units cost more: each side then has a sequence of its own at alpha / 2.
+
+    Raises:
+        ValueError: As `diagnose`, and for `bounded=False`: bets are on bounded returns.
     """
     check_settings(margin=margin, alpha=alpha)
+    if not bounded:
+        raise ValueError(
+            "bounded=False: the sequential test bets on returns between a lowest and a highest; "
+            "state them as scale=(low, high), or test once with diagnose"
+        )
 
     def gap(pairing: Pairing, times: float = 1.0) -> Interval:
         return _gap_sequence(pairing, margin=margin, alpha=alpha, times=times)

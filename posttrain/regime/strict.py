@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import StrEnum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -14,7 +14,8 @@ def read(kind: Any, plain: Any, where: str) -> Any:
     """Read `plain` (what `json.loads` gives) as a value of type `kind`.
 
     Knows dataclasses, named tuples, string enums, literals, unions with None, homogeneous and
-    fixed tuples, dicts with integer keys, and finite numbers; `where` is the dotted path so far.
+    fixed tuples, dicts with integer keys, booleans and finite numbers; `where` is the dotted path
+    so far. A key may be missing where its field has a default: the record is older than the field.
 
     Raises:
         ValueError: With the path, what was wanted and what came.
@@ -44,10 +45,12 @@ def _object(kind: Any, plain: Any, where: str) -> Any:
         raise _wrong(where, "an object", plain)
     if unknown := sorted(set(plain) - set(names)):
         raise ValueError(f"{where} has an unknown key {unknown[0]!r}; the keys are {names}")
-    if missing := [name for name in names if name not in plain]:
+    needed = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]
+    if missing := [name for name in needed if name not in plain]:
         raise ValueError(f"{where} lacks the key {missing[0]!r}")
     hints = get_type_hints(kind)
-    return kind(**{name: read(hints[name], plain[name], f"{where}.{name}") for name in names})
+    given = [name for name in names if name in plain]
+    return kind(**{name: read(hints[name], plain[name], f"{where}.{name}") for name in given})
 
 
 def _tuple(arguments: tuple[Any, ...], plain: Any, where: str) -> tuple[Any, ...]:
@@ -91,9 +94,14 @@ def _scalar(kind: Any, plain: Any, where: str) -> Any:
         return float(plain)
     if kind is int and number and plain == int(plain):
         return int(plain)
-    if kind is str and isinstance(plain, str):
+    if kind in {str, bool} and isinstance(plain, kind):
         return plain
-    words = {float: "a finite number", int: "a whole number", str: "a string"}
+    words = {
+        float: "a finite number",
+        int: "a whole number",
+        str: "a string",
+        bool: "true or false",
+    }
     raise _wrong(where, words[kind], plain)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
@@ -32,7 +33,10 @@ class Interval(NamedTuple):
 
 
 EVERYTHING = Interval(-1.0, 1.0)
-"""Every gap that there can be."""
+"""Every gap that there can be between bounded returns."""
+
+ANYTHING = Interval(-math.inf, math.inf)
+"""Every gap that there can be where returns have no bounds."""
 
 
 def meet(a: Interval, b: Interval) -> Interval:
@@ -126,7 +130,7 @@ class Diagnosis:
     margin: float
     alpha: float
     scale: tuple[float, float]
-    """Lowest and highest possible return."""
+    """Lowest and highest possible return; where not `bounded`, two returns to compare with."""
     test: Test
     reason: str
     """Why this test: one sentence."""
@@ -141,6 +145,8 @@ class Diagnosis:
     recoverability: Recoverability | None
     decodings: tuple[DecodingGap, ...]
     flags: tuple[Flag, ...]
+    bounded: bool = True
+    """Whether `scale` bounds the returns, or is only their unit."""
 
     @property
     def sentence(self) -> str:
@@ -161,6 +167,8 @@ class Diagnosis:
         return f"{self.regime.capitalize()}: {meaning} {self.margin:g}; {evidence}."
 
     def _shortfall(self) -> str:
+        if any(flag.kind == "no_variance" for flag in self.flags):
+            return "returns that show no variance and have no bounds cannot be tested"
         if self.needed is None:
             return (
                 f"the gap is too near the margin of {self.margin:g} for any number of units to tell"

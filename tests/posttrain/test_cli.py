@@ -362,3 +362,19 @@ def test_a_mirrored_gap_gives_the_mirrored_picture(a, b, c, margin):
     _, mirrored, _ = draw_gap(-gap, (-high, -low), margin, width=width)
     turned = bar.ljust(width)[::-1].translate(str.maketrans("├┤", "┤├")).rstrip()
     assert abs(turned.index("●") - mirrored.index("●")) <= 1  # halves round to even
+
+
+def test_a_scale_that_bounds_nothing_can_be_said(tmp_path):
+    ahead = Scores([3500.0, 3400.5, 3450.25, 3321.0, 3399.0])
+    behind = Scores([1400.0, 1500.5, 1450.25, 1321.0, 1399.0])
+    both = [tmp_path / name for name in ("policy.jsonl", "dataset.jsonl")]
+    for scores_of, path in zip((ahead, behind), both, strict=True):
+        write_scores(scores_of, path)
+    sides = ["diagnose", "--policy", both[0], "--dataset", both[1], "--scale", -20, 3234]
+    assert command(*sides).exit_code == 2
+    found = command(*sides, "--unbounded", "--json")
+    assert found.exit_code == 0
+    assert not Diagnosis.from_json(found.stdout).bounded
+    refused = command(*sides, "--unbounded", "--sequential")
+    assert refused.exit_code == 2
+    assert "lowest and a highest" in refused.stderr
