@@ -88,10 +88,6 @@ class Ramp:
         return 0.5 * (moved - cosines / math.sin(angle / 2))
 
 
-OFF = Ramp(0.0)
-"""No strength, ever."""
-
-
 def check_choice(name: str, value: object, choices: Any) -> None:
     """Refuse a value that is none of a Literal's.
 
@@ -105,3 +101,7 @@ def check_choice(name: str, value: object, choices: Any) -> None:
 def ramp(strength: float | Ramp) -> Ramp:
     """Read a plain number as a constant strength."""
     return strength if isinstance(strength, Ramp) else Ramp(float(strength))
+
+
+OFF = Ramp(0.0)
+"""No strength, ever."""
