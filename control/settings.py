@@ -166,25 +166,28 @@ AlgorithmSettings: TypeAlias = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaypointMaker:
-    """Make D in a maze of points: a planner with a noisy controller (D4RL's way).
+    """Make D in a maze of points: somebody who knows the map, with a noisy controller.
 
-    `noise` is the chance that a decision is replaced by a uniformly random one; `play` drives to
-    random goals instead of the task's. Stops at `episodes` episodes or `decisions` decisions.
+    `demo` walks to the task's goal, `play` to random ones, `walk` wherever chance leads. `noise` is
+    the deviation added to every action, `noise_probability` the chance that a decision is replaced
+    by a uniformly random one, and `one_sided` takes the same side of every fork. Stops at
+    `episodes` episodes or `decisions` decisions.
     """
 
     episodes: int | None = None
     decisions: int | None = None
-    noise: float = 0.0
-    play: bool = False
+    style: Literal["demo", "play", "walk"] = "demo"
+    noise: float = 0.5
+    noise_probability: float = 0.0
+    one_sided: bool = False
     kind: Literal["waypoint"] = "waypoint"
 
     def __post_init__(self) -> None:
-        if (self.episodes is None) == (self.decisions is None):
-            raise ValueError(
-                f"give either episodes or decisions, got {self.episodes!r} and {self.decisions!r}"
-            )
-        if not 0 <= self.noise <= 1:
-            raise ValueError(f"noise must lie in [0, 1], got {self.noise!r}")
+        _one_of_two(self.episodes, self.decisions)
+        if self.noise < 0:
+            raise ValueError(f"noise must be >= 0, got {self.noise!r}")
+        if not 0 <= self.noise_probability <= 1:
+            raise ValueError(f"noise_probability must lie in [0, 1], got {self.noise_probability}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,10 +199,7 @@ class RandomMaker:
     kind: Literal["random"] = "random"
 
     def __post_init__(self) -> None:
-        if (self.episodes is None) == (self.decisions is None):
-            raise ValueError(
-                f"give either episodes or decisions, got {self.episodes!r} and {self.decisions!r}"
-            )
+        _one_of_two(self.episodes, self.decisions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,3 +358,8 @@ class ControlRecipe:
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name in {".", ".."}:
             raise ValueError(f"name must be a plain folder name, got {self.name!r}")
+
+
+def _one_of_two(episodes: int | None, decisions: int | None) -> None:
+    if (episodes is None) == (decisions is None):
+        raise ValueError(f"give either episodes or decisions, got {episodes!r} and {decisions!r}")
