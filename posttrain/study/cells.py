@@ -191,7 +191,8 @@ def refuse_strangers(cells: Sequence[Cell]) -> None:
         try:
             record.begin(text, seed=cell.seed, free=("output", "start_from"))
         except RecordError as error:
-            complaints.append(str(error))
+            complaints.append(str(error).partition(" Start over")[0])
     if complaints:
         more = [f"... and {len(complaints) - 5} cells more"] if len(complaints) > 5 else []
-        raise RecordError("\n".join([*complaints[:5], *more]))
+        hint = "Delete these folders, or give the study another name."
+        raise RecordError("\n".join([*complaints[:5], *more, hint]))

@@ -19,6 +19,8 @@ Verdict = Literal["correct", "adjacent", "opposite"]
 ORDER = (Regime.SUPERIOR, Regime.COMPARABLE, Regime.INFERIOR)
 """The ordered scale on which a prediction and an outcome lie side by side."""
 
+DIGITS = 12
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
@@ -55,7 +57,8 @@ def paired_gap(differences: ArrayLike, *, margin: float, alpha: float) -> Gap | 
     >>> paired_gap([0.5, 0.6, 0.7], margin=0.05, alpha=0.05).regime
     <Regime.SUPERIOR: 'superior'>
     """
-    values = np.asarray(differences, dtype=np.float64)
+    # 0.9 - 0.5 and 0.8 - 0.4 are the same difference: the spread of rounding is no evidence.
+    values: Floats = np.asarray(differences, dtype=np.float64).round(DIGITS)
     if values.size < 2:
         return None
     reach = max(1.0, float(np.abs(values).max()))
@@ -78,7 +81,7 @@ def regime_gap(
         margin: The smallest gap that matters.
         alpha: Chance of a wrong verdict.
     """
-    means = np.array([returns.mean() for returns in policies])
+    means = np.array([returns.mean() for returns in policies]).round(DIGITS)
     if means.size < 2:
         return None
     first = datasets[0]

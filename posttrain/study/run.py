@@ -19,7 +19,7 @@ from posttrain.study.read import read_study
 from posttrain.study.settings import SHARED, Study, StudyError, load_study
 from posttrain.study.show import to_markdown
 from posttrain.study.table import Table, tabulate
-from posttrain.study.work import Outcome, share, train
+from posttrain.study.work import Outcome, lost, share, train
 
 __all__ = ["load_study", "run_study", "write_table"]
 
@@ -83,34 +83,58 @@ def run_study(
 
 
 def _collect(calls: Sequence[Call], watch: Watch) -> list[Outcome]:
-    """Outcomes as they come; the cells of a worker that died have failed."""
+    """Outcomes as they come.
+
+    A process that dies takes its pool with it. The units that were under way are tried again one
+    by one, so that only the culprit's cells fail.
+    """
+    found: list[Outcome] = []
+    rest, suspects = list(calls), list[Call]()
+    while rest:
+        sent: list[Call] = []
+        try:
+            for outcomes in _stream(rest, sent):
+                found += outcomes
+                watch.tell(outcomes)
+            rest = []
+        except BrokenProcessPool:
+            told = {outcome.name for outcome in found}
+            rest = [call for call in rest if call.cells[0].name not in told]
+            names = {call.cells[0].name for call in sent}
+            under_way = [call for call in rest if call.cells[0].name in names] or rest
+            suspects += under_way
+            rest = [call for call in rest if call not in under_way]
+    for call in suspects:
+        try:
+            (outcomes,) = _stream([call], [], alone=True)
+        except BrokenProcessPool:
+            outcomes = [lost(cell) for cell in call.cells]
+        found += outcomes
+        watch.tell(outcomes)
+    return found
+
+
+def _stream(calls: Sequence[Call], sent: list[Call], *, alone: bool = False) -> Any:
+    """Results in the order in which they come; `sent` collects what went to the workers.
+
+    With `alone`, a process is started even for one call.
+    """
     import joblib
     from joblib.parallel import get_active_backend
 
-    if not calls:
-        return []
+    def going() -> Iterator[Any]:
+        for call in calls:
+            sent.append(call)
+            yield joblib.delayed(call)()
+
     stream = get_active_backend()[0].supports_return_generator
     parallel = joblib.Parallel(
-        return_as="generator_unordered" if stream else "list", batch_size=1, pre_dispatch="n_jobs"
+        n_jobs=2 if alone else None,
+        return_as="generator_unordered" if stream else "list",
+        batch_size=1,
+        pre_dispatch="n_jobs",
     )
-    found: list[Outcome] = []
-    results = parallel(joblib.delayed(call)() for call in calls)
-    try:
-        for outcomes in results:
-            found += outcomes
-            watch.tell(outcomes)
-    except BrokenProcessPool:
-        told = {outcome.name for outcome in found}
-        reason = "a worker process died, perhaps for lack of memory; start again to go on"
-        lost = [
-            Outcome(name=cell.name, state="failed", reason=reason)
-            for call in calls
-            for cell in call.cells
-            if cell.name not in told and not cell.finished()
-        ]
-        watch.tell(lost)
-        found += lost
-    return found
+    return parallel(going())
 
 
 def _split(groups: Sequence[Group], failed: set[str]) -> tuple[list[Group], list[Outcome]]:

@@ -106,6 +106,15 @@ def _close(cell: Cell, result: Path | Exception, seconds: float) -> Outcome:
     return Outcome(name=cell.name, state="failed", seconds=seconds, reason=reason)
 
 
+def lost(cell: Cell) -> Outcome:
+    """What is left of a cell whose process died."""
+    if cell.finished():
+        return Outcome(name=cell.name, state="done")
+    reason = "its process died, perhaps for lack of memory"
+    write_text(cell.folder / ERROR_FILE, f"{reason}\n")
+    return Outcome(name=cell.name, state="failed", reason=reason)
+
+
 @contextmanager
 def _log(path: Path, *, quiet: bool) -> Iterator[None]:
     """Send what the unit prints to a file, so that workers do not talk at once."""
