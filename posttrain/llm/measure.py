@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from posttrain.llm.reward import Judge
 from posttrain.llm.sampling import Generator, rollouts
 from posttrain.llm.settings import DiagnoseSettings, LlmRecipe
 from posttrain.llm.world import World
+from posttrain.outcome import unit_means
 from posttrain.regime import Diagnosis, Flag, diagnose, sequential
 from posttrain.regime.scores import Scores, read_scores
 
@@ -128,15 +129,6 @@ def looks(
             [policy_returns[unit] for unit in batch], [data_returns[unit] for unit in batch]
         )
     return state
-
-
-def unit_means(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean return by unit, in the order of first appearance; what is unscorable is left out."""
-    found: dict[str, list[float]] = {}
-    for row in records:
-        if not row.get("unscorable") and row["return"] is not None:
-            found.setdefault(row["unit"], []).append(row["return"])
-    return {unit: float(np.mean(values)) for unit, values in found.items()}
 
 
 def _stopping_rule(

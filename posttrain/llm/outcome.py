@@ -10,29 +10,15 @@ import numpy as np
 
 from posttrain import progress
 from posttrain.llm.data import Row
-from posttrain.llm.measure import Records, never, one_a_unit, unit_means
+from posttrain.llm.measure import Records, never, one_a_unit
 from posttrain.llm.reward import Judge
 from posttrain.llm.sampling import Generator, rollouts
 from posttrain.llm.settings import DiagnoseSettings, LlmRecipe
 from posttrain.llm.world import World
-from posttrain.record import MetricsLog, replacing
+from posttrain.outcome import gain, unit_means
+from posttrain.record import MetricsLog
 from posttrain.regime.decomposition import decompose
 from posttrain.regime.scores import Scores
-from posttrain.regime.statistics import clustered_mean
-
-
-def write_evaluations(curve: MetricsLog, path: Path) -> None:
-    """Every held-out return of every evaluation, one row each."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns: dict[str, list[Any]] = {"step": [], "unit": [], "return": []}
-    for row in curve.read():
-        columns["step"] += [row["step"]] * len(row["unit"])
-        columns["unit"] += row["unit"]
-        columns["return"] += row["return"]
-    with replacing(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)
 
 
 def again(
@@ -72,24 +58,6 @@ def again(
     return Scores.from_rows(found)
 
 
-def gain(before: Scores, after: Scores, settings: DiagnoseSettings) -> dict[str, Any]:
-    """Mean change of the return, paired by unit, with its interval at level 1 - alpha."""
-    old, new = (unit_means(side.rows()) for side in (before, after))
-    shared = [unit for unit in old if unit in new]
-    reach = settings.scale[1] - settings.scale[0]
-    change = clustered_mean(
-        [new[unit] - old[unit] for unit in shared], level=1 - settings.alpha, bounds=(-reach, reach)
-    )
-    return {
-        "before": float(np.mean([old[unit] for unit in shared])),
-        "after": float(np.mean([new[unit] for unit in shared])),
-        "gain": change.mean,
-        "interval": [change.low, change.high],
-        "alpha": settings.alpha,
-        "units": len(shared),
-    }
-
-
 def outcome(
     before: Scores,
     after: Scores,
@@ -106,6 +74,7 @@ def outcome(
     deployed = pi0.where(decoding="deployment")
     data = unit_means(before.where(source="dataset", split="heldout").rows())
     rows = curve.read()
+    common: dict[str, Any] = {"alpha": settings.alpha, "scale": settings.scale}
     parts = decompose(
         [np.array(row["return"]) for row in rows],
         units=[row["unit"] for row in rows],
@@ -114,9 +83,9 @@ def outcome(
         rng=np.random.default_rng(seed),
     )
     return {
-        **gain(pi0.where(decoding="rollout"), after.where(decoding="rollout"), settings),
+        **gain(pi0.where(decoding="rollout"), after.where(decoding="rollout"), **common),
         "decoding": "rollout",
-        "deployment": gain(deployed, after.where(decoding="deployment"), settings)
+        "deployment": gain(deployed, after.where(decoding="deployment"), **common)
         if len(deployed)
         else None,
         "decomposition": parts.to_dict(),

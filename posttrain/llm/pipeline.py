@@ -22,6 +22,7 @@ from posttrain.llm.data import Row, load_rows, row_from_dict, texts
 from posttrain.llm.sampling import transformers_generator, vllm_generator
 from posttrain.llm.settings import LlmRecipe
 from posttrain.llm.world import World, current
+from posttrain.outcome import write_evaluations
 from posttrain.record import Record
 from posttrain.regime import Diagnosis, Flag
 from posttrain.regime.scores import Scores, write_scores
@@ -270,7 +271,7 @@ def _rl(work: Run) -> None:
     if work.world.main:
         with record.replacing_folder(work.record.rl) as folder:
             model.save(policy, tokenizer, folder)
-        outcome.write_evaluations(curve, work.record.evaluations_file)
+        write_evaluations(curve, work.record.evaluations_file)
 
 
 def _outcome(work: Run) -> None:
