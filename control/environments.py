@@ -95,10 +95,12 @@ class Flat(gymnasium.Wrapper[Floats, Floats, Any, Any]):
         total = np.add.reduce(unit)
         if total != total:  # noqa: PLR0124 - one comparison instead of a call: NaN is not itself
             raise EnvError(f"action: wanted finite numbers, got {unit.tolist()}")
-        native = unit if self._unit else self._middle + self._half * unit
-        observation, reward, terminated, truncated, info = self.env.step(
-            native.astype(self._dtype, copy=False)
-        )
+        return self.advance(unit)
+
+    def advance(self, unit: Floats) -> tuple[Floats, float, bool, bool, Info]:
+        """Act, as `step` does, when the action is known to be float32, finite and in [-1, 1]."""
+        native = unit if self._unit else (self._middle + self._half * unit).astype(self._dtype)
+        observation, reward, terminated, truncated, info = self.env.step(native)
         success = self._successful(info)
         if success is not None:
             self._success = info["success"] = success or bool(self._success)

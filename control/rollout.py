@@ -102,7 +102,7 @@ class _Open:
 
     def step(self, action: Floats) -> Episode | None:
         """Act; give the episode if this ended it."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.advance(action)
         self.observations.append(observation)
         self.actions.append(action)
         self.rewards.append(reward)
@@ -177,7 +177,7 @@ def _play(
     ended: dict[int, Episode] = {}
     playing = [_Open.begin(env, *turn) for env, turn in zip(envs, waiting, strict=False)]
     while playing:
-        observations = np.stack([episode.observations[-1] for episode in playing])
+        observations = np.array([episode.observations[-1] for episode in playing])
         slots = np.array([episode.slot for episode in playing])
         actions = _executed(act(observations, slots), playing)
         still = []
@@ -202,12 +202,12 @@ def _executed(actions: npt.ArrayLike, playing: list[_Open]) -> Floats:
     wanted = (len(playing), playing[0].env.actions)
     if given.shape != wanted:
         raise EnvError(f"act: wanted actions {wanted}, got {given.shape}")
-    finite = np.isfinite(given).all(axis=1)
+    finite = np.isfinite(given)
     if not finite.all():
-        worst = playing[int(finite.argmin())]
+        row = int(finite.all(axis=1).argmin())
         raise EnvError(
-            f"act: wanted finite actions, got {given[int(finite.argmin())].tolist()} at step "
-            f"{len(worst.actions)} of the episode with seed {worst.seed}"
+            f"act: wanted finite actions, got {given[row].tolist()} at step "
+            f"{len(playing[row].actions)} of the episode with seed {playing[row].seed}"
         )
     return given.clip(-1.0, 1.0)
 

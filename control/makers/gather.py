@@ -15,7 +15,7 @@ from control.environments import EnvError, Flat
 from control.rollout import Act, Episode, dataset_of, play
 from control.settings import EnvSettings
 
-__all__ = ["Behaviour", "episode_seed", "gather", "local_dataset"]
+__all__ = ["Behaviour", "episode_seed", "gather", "local_dataset", "local_name"]
 
 Behaviour: TypeAlias = Callable[[Sequence[int]], Act]
 """From the seeds of some episodes to a policy that plays them."""
@@ -26,6 +26,19 @@ _PACKAGES: Final = ("gymnasium", "gymnasium-robotics", "mujoco", "numpy")
 def episode_seed(seed: int, index: int) -> int:
     """The seed of one episode of a dataset: the first ones do not depend on how many follow."""
     return int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
+
+
+def local_name(settings: EnvSettings, quality: str, name: str | None) -> str:
+    """The name asked for, or one made of the environment and the quality.
+
+    Raises:
+        EnvError: A name that could be taken for somebody else's data.
+    """
+    if name is None:
+        return f"local/{(settings.maze or settings.id).lower()}-{quality}"
+    if not name.startswith("local/"):
+        raise EnvError(f"name: wanted local/..., got {name!r}: data made here bear no other's name")
+    return name
 
 
 def gather(
@@ -96,13 +109,7 @@ def local_dataset(
     envs: Sequence[Flat],
     about: Mapping[str, Any],
 ) -> Dataset:
-    """Lay episodes out, with all that is needed to make them again.
-
-    Raises:
-        EnvError: A name that could be taken for somebody else's data.
-    """
-    if not name.startswith("local/"):
-        raise EnvError(f"name: wanted local/..., got {name!r}: data made here bear no other's name")
+    """Lay episodes out, with all that is needed to make them again."""
     versions = {}
     for package in _PACKAGES:
         try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy.typing as npt
 
 from control.datasets.dataset import Dataset
-from control.makers.gather import gather, local_dataset
+from control.makers.gather import gather, local_dataset, local_name
 from control.rollout import Act, Floats, Ints, Streams, players
 from control.settings import EnvSettings
 
@@ -21,7 +21,7 @@ def make_random(
     episodes: int | None = None,
     decisions: int | None = None,
     name: str | None = None,
-    envs: int = 8,
+    envs: int = 4,
 ) -> Dataset:
     """Record a policy that draws every action uniformly from [-1, 1].
 
@@ -36,6 +36,7 @@ def make_random(
     Raises:
         EnvError: As `make` and `gather`.
     """
+    name = local_name(settings, "random", name)
     with players(settings, envs) as made:
         size = made[0].actions
 
@@ -53,7 +54,7 @@ def make_random(
         return local_dataset(
             whole,
             settings,
-            name=name or f"local/{(settings.maze or settings.id).lower()}-random",
+            name=name,
             envs=made,
             about={
                 "maker": "random",

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from control.datasets.dataset import Dataset
 from control.environments import EnvError, Flat
-from control.makers.gather import gather, local_dataset
+from control.makers.gather import gather, local_dataset, local_name
 from control.mazes import Grid, grid_of
 from control.rollout import Act, Floats, Ints, Streams, players
 from control.settings import EnvSettings
@@ -133,7 +133,7 @@ def make_waypoint(
     noise_probability: float = 0.0,
     one_sided: bool = False,
     name: str | None = None,
-    envs: int = 8,
+    envs: int = 4,
 ) -> Dataset:
     """Record somebody who knows the map.
 
@@ -157,6 +157,8 @@ def make_waypoint(
     """
     if not settings.id.startswith("PointMaze"):
         raise EnvError(f"id: wanted a PointMaze for a walker, got {settings.id}")
+    quality = f"{style}-noise{noise_probability:g}" if noise_probability else style
+    name = local_name(settings, quality, name)
     with players(settings, envs) as made:
         grid = _grid(made[0])
         ways = {
@@ -182,7 +184,7 @@ def make_waypoint(
         return local_dataset(
             whole,
             settings,
-            name=name or _name(settings, style, noise_probability),
+            name=name,
             envs=made,
             about={
                 "maker": "waypoint",
@@ -197,8 +199,3 @@ def make_waypoint(
 def _grid(env: Flat) -> Grid:
     maze = env.unwrapped.maze  # type: ignore[attr-defined]
     return grid_of(maze.maze_map, scale=float(maze.maze_size_scaling))
-
-
-def _name(settings: EnvSettings, style: Style, noise_probability: float) -> str:
-    quality = style if not noise_probability else f"{style}-noise{noise_probability:g}"
-    return f"local/{(settings.maze or settings.id).lower()}-{quality}"
