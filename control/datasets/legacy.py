@@ -6,6 +6,7 @@ file. Its transitions are a matter of record and are computed here without it.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,12 +116,18 @@ def _legacy_cuts(terminals: Ints, rows: int, horizon: int, terminate_on_end: boo
     cuts: list[int] = []
     start, count = 0, 0
     for terminal in [*terminals.tolist(), rows]:
-        while (at := start + horizon - 1 - count) < terminal:
+        at = _reached(start, count, horizon)
+        while at < terminal:
             cuts.append(at)
             start, count = at + 1, int(terminate_on_end)
+            at = _reached(start, count, horizon)
         if at == terminal < rows:
-            cuts.append(at)
-            start, count = terminal + 1, int(terminate_on_end)
-        else:
-            start, count = terminal + 1, 1
+            cuts.append(terminal)
+        start = terminal + 1
+        count = 0 if at == terminal and not terminate_on_end else 1
     return cuts
+
+
+def _reached(start: int, count: int, horizon: int) -> int:
+    """The row at which a counter that stands at `count` in row `start` reaches horizon - 1."""
+    return start + horizon - 1 - count if count < horizon else sys.maxsize

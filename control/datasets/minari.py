@@ -112,7 +112,7 @@ def _is_id(source: str) -> bool:
 
     try:
         parse_dataset_id(source)
-    except ValueError:
+    except (ValueError, TypeError):  # Minari trips over an id without a version
         return False
     return True
 
@@ -198,6 +198,7 @@ def write_minari(
     try:
         with warnings.catch_warnings():  # of metadata that does not exist: no eval_env, no env
             warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)  # of v4, which D4RL's data need
             minari.create_dataset_from_buffers(
                 dataset_id=staged,
                 buffer=_buffers(dataset),
