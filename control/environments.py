@@ -127,11 +127,12 @@ class Flat(gymnasium.Wrapper[Floats, Floats, Any, Any]):
 def make(settings: EnvSettings) -> Flat:
     """Make an environment.
 
-    Two families need a convention. PointMaze or AntMaze with `settings.maze` runs one of the
-    project's maps as an episodic task: the reward is 0 at the goal, where the episode ends, and -1
-    elsewhere. FrankaKitchen's reward is the number of tasks whose goals hold at this step, as in
-    D4RL's data, and not the number newly finished (`remove_task_when_completed` in `kwargs`
-    decides; D4RL's environment did the latter, and its data the former).
+    PointMaze or AntMaze with `settings.maze` runs one of the project's maps as an episodic task:
+    the reward is 0 at the goal, where the episode ends, and -1 elsewhere.
+
+    FrankaKitchen pays each task once, when it gets done, and so do the kitchen's datasets here
+    (`control.datasets.kitchen`). With `kwargs: {remove_task_when_completed: false}` it pays at
+    every step the number of tasks whose goals hold, which is what D4RL's files record.
 
     Args:
         settings: Which environment.
@@ -211,9 +212,7 @@ def _gymnasium_env(settings: EnvSettings) -> gymnasium.Env[Any, Any]:
 
 
 def _kwargs(settings: EnvSettings) -> dict[str, Any]:
-    kwargs: dict[str, Any] = dict(settings.kwargs)
-    if settings.id.startswith("FrankaKitchen"):
-        kwargs = {"remove_task_when_completed": False, **kwargs}
+    kwargs = dict(settings.kwargs)
     if settings.maze is None:
         return kwargs
     if not settings.id.startswith(("PointMaze", "AntMaze")):

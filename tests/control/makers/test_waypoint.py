@@ -102,8 +102,7 @@ def test_one_sided_demonstrations_know_one_side_of_the_fork():
     assert 3 <= both.count(1.0) <= 9
 
 
-@pytest.mark.parametrize("style", ["play", "walk"])
-def test_play_goes_where_the_task_does_not_ask(style):
+def test_play_goes_where_the_task_does_not_ask():
     settings = replace(MEDIUM, kwargs={"continuing_task": True}, horizon=300)
     grid = grid_of(maze_map("medium"))
 
@@ -112,7 +111,19 @@ def test_play_goes_where_the_task_does_not_ask(style):
         return len(set(grid.number(data.observations[:, :2]).tolist()))
 
     assert seen("demo") == 18  # those on the shortest ways: there are two of 17 cells
-    assert seen(style) >= 22
+    assert seen("play") >= 22
+
+
+def test_a_walk_goes_on_to_neighbours_and_without_aim():
+    """Of a cell's neighbours each is as likely; in a corridor that is half forwards."""
+    grid = grid_of(maze_map("corridor"))
+    slots = np.arange(2000)
+    walker = Walker(grid, slots.tolist(), style="walk", noise=0.0)
+    middle = np.zeros((2000, 6), np.float32)
+    first = np.asarray(walker(middle, slots))
+    assert set(first[:, 0].tolist()) == {10.0, -10.0}  # a metre away, times 10
+    assert abs((first[:, 0] > 0).mean() - 0.5) < 0.05
+    assert (np.asarray(walker(middle, slots)) == first).all(), "the mind changes before arrival"
 
 
 def test_rewards_are_the_tasks_and_arrival_ends_an_episode():
