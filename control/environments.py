@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from control.mazes import MazeError, maze_map
 from control.observation import flatten, keys_for
-from control.robotics import drop_model_file, is_robotics, quiet_mujoco, register
+from control.robotics import drop_model_file, is_robotics, plain_sky, quiet_mujoco, register
 from control.settings import EnvSettings
 
 try:
@@ -187,13 +187,16 @@ def _gymnasium_env(settings: EnvSettings) -> gymnasium.Env[Any, Any]:
             register()
         except ImportError as error:
             raise EnvError(f"id: {settings.id} needs gymnasium-robotics: {_EXTRA}") from error
+    kwargs = _kwargs(settings)
+    unseen = settings.id.startswith("PointMaze") and "render_mode" not in kwargs
     try:
-        return gymnasium.make(
-            settings.id,
-            max_episode_steps=settings.horizon,
-            disable_env_checker=True,
-            **_kwargs(settings),
-        )
+        with plain_sky() if unseen else contextlib.nullcontext():
+            return gymnasium.make(
+                settings.id,
+                max_episode_steps=settings.horizon,
+                disable_env_checker=True,
+                **kwargs,
+            )
     except gymnasium.error.UnregisteredEnv as error:
         raise EnvError(
             f"id: there is no environment {settings.id!r}{_near(settings.id)}"

@@ -102,6 +102,17 @@ def test_numbers_are_those_of_the_bare_environment():
         assert reward == paid
 
 
+def test_a_maze_under_a_plain_sky_moves_as_under_the_painted_one():
+    env = make(EnvSettings(id="PointMaze_Medium-v3"))
+    painted = gymnasium.make("PointMaze_Medium-v3", render_mode="rgb_array")
+    assert env.unwrapped.model.ntexdata < 10**5 < painted.unwrapped.model.ntexdata
+    actions = np.random.default_rng(0).uniform(-1, 1, (200, 2)).astype(np.float32)
+    seen = [painted.reset(seed=5)[0], *(painted.step(action)[0] for action in actions)]
+    keys = keys_for("PointMaze_Medium-v3", seen[0])
+    moved = [bits for bits, _ in walk(env, 5, actions)]
+    assert moved == [flatten(raw, keys).tobytes() for raw in seen]
+
+
 def test_actions_are_stretched_to_the_environments_range_and_clipped():
     env = make(EnvSettings(id="Pendulum-v1"))
     bare = gymnasium.make("Pendulum-v1")  # torques from -2 to 2
