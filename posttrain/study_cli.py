@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -35,13 +36,16 @@ def study(
     when cells failed; each has its error.txt.
     """
     from posttrain.study.run import load_study, run_study, write_table
-    from posttrain.study.show import summary, to_terminal
+    from posttrain.study.show import summary, to_markdown, to_terminal
     from posttrain.terminal import show
 
     loaded = load_study(file, overrides or ())
     outcomes = [] if table else run_study(loaded, jobs=jobs, part=shard, backend=backend)
     found = write_table(loaded)
-    show(to_terminal(found))
+    if sys.stdout.isatty():
+        show(to_terminal(found))
+    else:  # a wide table is not to be folded into a file
+        typer.echo(to_markdown(found))
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     for outcome in failed:
         typer.echo(f"{outcome.name}: {outcome.reason}", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,9 @@ class Grid:
     """A study's cells, read and checked."""
 
     kind: Kind
-    shared: tuple[Cell, ...]
-    """What the arms of a setting and seed share, one cell each."""
+    shared: tuple[Group, ...]
+    """What the arms of a setting and seed share: a cell for each seed."""
     groups: tuple[Group, ...]
-
-    @property
-    def cells(self) -> tuple[Cell, ...]:
-        """The cells of all groups."""
-        return tuple(cell for group in self.groups for cell in group.cells)
 
 
 def lay_out(study: Study, kinds: Mapping[str, Kind] | None = None) -> Grid:
@@ -100,7 +95,7 @@ def lay_out(study: Study, kinds: Mapping[str, Kind] | None = None) -> Grid:
             cells += _cells(study, setting, arm, made, kind.stages()[-1])
     if complaints:
         raise StudyError("\n".join(complaints))
-    return Grid(kind=kind, shared=tuple(shared), groups=_grouped(kind, cells))
+    return Grid(kind=kind, shared=_grouped(kind, shared), groups=_grouped(kind, cells))
 
 
 def _recipe(kind: Kind, base: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> Any:
@@ -144,10 +139,16 @@ def _grouped(kind: Kind, cells: Sequence[Cell]) -> tuple[Group, ...]:
     groups: dict[tuple[str, Hashable], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.setting, kind.group_key(cell.recipe)), []).append(cell)
-    return tuple(
-        Group(f"{setting}-{fingerprint([cell.name for cell in members])}", tuple(members))
-        for (setting, _), members in groups.items()
-    )
+    return tuple(Group(_name(members), tuple(members)) for members in groups.values())
+
+
+def _name(members: Sequence[Cell]) -> str:
+    """A group's name: the cell's where there is one, else of the setting and all members."""
+    if len(members) == 1:
+        return members[0].name.replace("/", "-")
+    one = members[0]
+    arm = f"-{SHARED}" if one.arm == SHARED else ""
+    return f"{one.setting}{arm}-{fingerprint([cell.name for cell in members])}"
 
 
 def shard(groups: Sequence[Group], index: int, count: int) -> tuple[Group, ...]:
@@ -161,7 +162,7 @@ def shard(groups: Sequence[Group], index: int, count: int) -> tuple[Group, ...]:
     return tuple(groups[index::count])
 
 
-def needed(grid: Grid, groups: Sequence[Group], *, first: float = 0.0) -> tuple[Cell, ...]:
+def needed(grid: Grid, groups: Sequence[Group], *, first: float = 0.0) -> tuple[Group, ...]:
     """The shared cells that these groups rest on.
 
     Args:
@@ -170,10 +171,18 @@ def needed(grid: Grid, groups: Sequence[Group], *, first: float = 0.0) -> tuple[
         first: Where to start in the circle of them, as a share: shards that start at different
             places do not wait for each other.
     """
-    wanted = {(cell.setting, cell.seed) for group in groups for cell in group.cells}
-    found = [cell for cell in grid.shared if (cell.setting, cell.seed) in wanted]
+    wanted = {(cell.setting, cell.seed) for cell in flat(groups)}
+    found = []
+    for group in grid.shared:
+        cells = tuple(cell for cell in group.cells if (cell.setting, cell.seed) in wanted)
+        found += [replace(group, cells=cells)] if cells else []
     start = int(first * len(found))
     return (*found[start:], *found[:start])
+
+
+def flat(groups: Iterable[Group]) -> tuple[Cell, ...]:
+    """The cells of groups."""
+    return tuple(cell for group in groups for cell in group.cells)
 
 
 def refuse_strangers(cells: Sequence[Cell]) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from posttrain.regime import unbounded
 from posttrain.regime.gap import gap_interval, mean_interval
 from posttrain.regime.sample import Pairing, Sample
 from posttrain.regime.verdict import Interval, Regime, decide
@@ -37,6 +38,11 @@ class Gap:
         """The paper's three-way label: comparable where the evidence does not reach."""
         return Regime.COMPARABLE if self.regime is Regime.UNDECIDED else self.regime
 
+    @property
+    def word(self) -> str:
+        """The label, with a question mark where the evidence does not reach."""
+        return f"{self.label}{'?' if self.regime is Regime.UNDECIDED else ''}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contest:
@@ -49,10 +55,13 @@ class Contest:
     data_arms: tuple[str, ...]
 
 
-def paired_gap(differences: ArrayLike, *, margin: float, alpha: float) -> Gap | None:
+def paired_gap(
+    differences: ArrayLike, *, margin: float, alpha: float, bounded: bool = True
+) -> Gap | None:
     """Test differences of seeds `[n]` against the margin; None for fewer than two.
 
-    A t interval, or Gaffke's bound where the differences have no spread or are skewed.
+    A t interval; where the differences have no spread or are skewed, Gaffke's bound if returns are
+    `bounded`.
 
     >>> paired_gap([0.5, 0.6, 0.7], margin=0.05, alpha=0.05).regime
     <Regime.SUPERIOR: 'superior'>
@@ -61,13 +70,24 @@ def paired_gap(differences: ArrayLike, *, margin: float, alpha: float) -> Gap | 
     values: Floats = np.asarray(differences, dtype=np.float64).round(DIGITS)
     if values.size < 2:
         return None
-    reach = max(1.0, float(np.abs(values).max()))
-    interval = mean_interval(values, (-reach, reach), tied=False, alpha=alpha)
+    if bounded:
+        reach = max(1.0, float(np.abs(values).max()))
+        interval = mean_interval(values, (-reach, reach), tied=False, alpha=alpha)
+    else:
+        pairs = Pairing(
+            _sample(values, tied=False), _sample(0 * values, tied=True), paired=True, left_out=0
+        )
+        interval = unbounded.gap_interval(pairs, alpha=alpha)
     return _gap(float(values.mean()), interval, margin, values.size)
 
 
 def regime_gap(
-    policies: Sequence[Floats], datasets: Sequence[Floats], *, margin: float, alpha: float
+    policies: Sequence[Floats],
+    datasets: Sequence[Floats],
+    *,
+    margin: float,
+    alpha: float,
+    bounded: bool = True,
 ) -> Gap | None:
     """Place the pi_0 of all seeds against D; None for fewer than two seeds.
 
@@ -80,6 +100,7 @@ def regime_gap(
         datasets: Returns of each seed's D `[episodes]`, on the unit scale.
         margin: The smallest gap that matters.
         alpha: Chance of a wrong verdict.
+        bounded: Whether no return lies outside the unit scale.
     """
     means = np.array([returns.mean() for returns in policies]).round(DIGITS)
     if means.size < 2:
@@ -87,16 +108,18 @@ def regime_gap(
     first = datasets[0]
     if not all(np.array_equal(first, other) for other in datasets[1:]) or first.size < 2:
         own = np.array([returns.mean() for returns in datasets])
-        return paired_gap(means - own, margin=margin, alpha=alpha)
+        return paired_gap(means - own, margin=margin, alpha=alpha, bounded=bounded)
     policy = _sample(means, tied=False)
     dataset = _sample(first, tied=np.unique(first).size < first.size)
-    interval = gap_interval(Pairing(policy, dataset, paired=False, left_out=0), alpha=alpha)
+    pairing = Pairing(policy, dataset, paired=False, left_out=0)
+    test = gap_interval if bounded else unbounded.gap_interval
+    interval = test(pairing, alpha=alpha)
     return _gap(float(means.mean() - first.mean()), interval, margin, means.size)
 
 
 def _sample(values: Floats, *, tied: bool) -> Sample:
     """Independent values, one a unit."""
-    return Sample(np.clip(values, 0.0, 1.0), None, np.ones(values.size, dtype=np.int64), tied)
+    return Sample(values, None, np.ones(values.size, dtype=np.int64), tied)
 
 
 def _gap(gap: float, interval: Interval, margin: float, seeds: int) -> Gap:
@@ -104,7 +127,12 @@ def _gap(gap: float, interval: Interval, margin: float, seeds: int) -> Gap:
 
 
 def naive(
-    pi0: Mapping[str, Floats], data: Mapping[str, Floats], *, margin: float, alpha: float
+    pi0: Mapping[str, Floats],
+    data: Mapping[str, Floats],
+    *,
+    margin: float,
+    alpha: float,
+    bounded: bool = True,
 ) -> Contest | None:
     """Let the same seeds choose each family's arm and compare the two.
 
@@ -113,6 +141,7 @@ def naive(
         data: Those of the D-centric arms.
         margin: The smallest difference that matters.
         alpha: Chance of a wrong verdict.
+        bounded: Whether no return lies outside the unit scale.
 
     Returns:
         None where a family has no arm, or fewer than two seeds.
@@ -120,14 +149,19 @@ def naive(
     if not pi0 or not data:
         return None
     ours, theirs = _strongest(pi0), _strongest(data)
-    found = paired_gap(pi0[ours] - data[theirs], margin=margin, alpha=alpha)
+    found = paired_gap(pi0[ours] - data[theirs], margin=margin, alpha=alpha, bounded=bounded)
     if found is None:
         return None
     return Contest(found=found, pi0_arms=(ours,), data_arms=(theirs,))
 
 
 def cross_fitted(
-    pi0: Mapping[str, Floats], data: Mapping[str, Floats], *, margin: float, alpha: float
+    pi0: Mapping[str, Floats],
+    data: Mapping[str, Floats],
+    *,
+    margin: float,
+    alpha: float,
+    bounded: bool = True,
 ) -> Contest | None:
     """Choose each family's arm on half of the seeds, compare on the other half, and swap.
 
@@ -147,7 +181,7 @@ def cross_fitted(
         ours.append(_strongest({name: values[~judged] for name, values in pi0.items()}))
         theirs.append(_strongest({name: values[~judged] for name, values in data.items()}))
         differences[judged] = (pi0[ours[-1]] - data[theirs[-1]])[judged]
-    found = paired_gap(differences, margin=margin, alpha=alpha)
+    found = paired_gap(differences, margin=margin, alpha=alpha, bounded=bounded)
     if found is None:
         return None
     return Contest(found=found, pi0_arms=tuple(ours), data_arms=tuple(theirs))

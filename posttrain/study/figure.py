@@ -61,16 +61,14 @@ def panel(ax: Axes, row: SettingRow, finishes: Mapping[str, Sequence[Finish]]) -
         if len(values) > 1:
             low, high = _band(values)
             ax.fill_between(steps, low, high, color=style["color"], alpha=0.12, lw=0)
-    for value, colour, text in (
-        (row.j_policy, PI0, "J(π₀)"),
-        (row.j_dataset, DATA, "J(D)"),
-    ):
-        if value is not None:
-            ax.axhline(value, color=colour.light, lw=0.9, alpha=0.7)
-            ax.annotate(text, (1, value), (2, 0), xycoords=("axes fraction", "data"),
-                        textcoords="offset points", va="center", color=colour.light)  # fmt: skip
-    predicted = next((p.gap.label for p in row.predictions if p.rule == "returns"), "not yet")
-    found = row.outcome.found.label if row.outcome is not None else "not yet"
+    starts = [(row.j_policy, PI0, "J(π₀)"), (row.j_dataset, DATA, "J(D)")]
+    known = sorted((value, text, colour) for value, colour, text in starts if value is not None)
+    for (value, text, colour), side in zip(known, ("top", "bottom"), strict=False):
+        ax.axhline(value, color=colour.light, lw=0.9, alpha=0.7)
+        ax.annotate(text, (1, value), (2, 0), xycoords=("axes fraction", "data"), va=side,
+                    textcoords="offset points", color=colour.light)  # fmt: skip
+    predicted = next((p.gap.word for p in row.predictions if p.rule == "returns"), "nothing")
+    found = row.outcome.found.word if row.outcome is not None else "nothing yet"
     ax.set_title(f"{row.name}\npredicted {predicted}, found {found}; {len(row.seeds)} seeds",
                  loc="left")  # fmt: skip
     ax.set_xlabel("step")

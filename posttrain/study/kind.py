@@ -4,7 +4,7 @@ A kind's recipe is a frozen dataclass with the fields `name`, `output` and `seed
 the folder `output/name`. Where it also has `start_from`, a cell takes data, pretraining and
 diagnosis from the record named there. Its pipeline has `STAGES`, the last of which closes a run,
 and `run(recipe, *, fresh, stop_after)`; one that trains several cells at once has
-`group_key(recipe)` and `run_many(recipes)`.
+`group_key(recipe)` and `run_many(recipes, *, fresh, stop_after)`.
 """
 
 from __future__ import annotations
@@ -52,15 +52,11 @@ class Kind:
         key: Hashable = self._module().group_key(settings)
         return key
 
-    def run(self, cells: Sequence[Any]) -> list[Path | Exception]:
-        """Run cells of one group to their end; a cell that fails leaves its exception."""
+    def run(self, cells: Sequence[Any], stop_after: str | None) -> list[Path | Exception]:
+        """Run the recipes of one group; one that fails leaves its exception."""
         if self.together:
-            return list(self._module().run_many(cells))
-        return [self._run_one(settings, None) for settings in cells]
-
-    def run_shared(self, settings: Any, stage: str) -> Path | Exception:
-        """Run one recipe until `stage` is finished."""
-        return self._run_one(settings, stage)
+            return list(self._module().run_many(cells, fresh=False, stop_after=stop_after))
+        return [self._run_one(settings, stop_after) for settings in cells]
 
     def _run_one(self, settings: Any, stop_after: str | None) -> Path | Exception:
         try:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from posttrain.progress import say
 from posttrain.record import Record
-from posttrain.study.cells import Cell, Group
+from posttrain.study.cells import Cell
 from posttrain.study.settings import SHARED, Study
 from posttrain.study.work import ERROR_FILE, Outcome
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 MARKS = {"done": "●", "started": "◐", "failed": "✗", "waiting": "·"}
 _COLOURS = {"done": "green", "started": "yellow", "failed": "red", "waiting": "dim"}
@@ -68,8 +68,9 @@ class Live(Lines):
         self.failed |= {o.name for o in outcomes if o.state == "failed"}
         self.seconds += sum(o.seconds for o in outcomes)
 
-    def table(self) -> Table:
+    def screen(self) -> Group:
         """The state of all cells, read from their folders."""
+        from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
@@ -78,11 +79,8 @@ class Live(Lines):
         over = sum(state in {"done", "failed"} for state in states.values())
         minutes = (time.monotonic() - self.start) / 60
         grid = Table("setting", *columns, box=None, padding=(0, 2, 0, 0), header_style="dim")
-        grid.title = (
-            f"{self.study.name}: {over}/{len(states)} cells, {minutes:.1f} min "
-            f"({self.seconds / 60:.1f} of work)"
-        )
-        grid.title_justify = "left"
+        title = f"{self.study.name}: {over}/{len(states)} cells, {minutes:.1f} min"
+        title += f" ({self.seconds / 60:.1f} of work)"
         for setting in self.study.settings:
             entries = []
             for column in columns:
@@ -93,7 +91,7 @@ class Live(Lines):
                 entries.append(text + (f" {sum(known) / len(known):.2f}" if known else ""))
             if any(entry.plain for entry in entries):
                 grid.add_row(setting.name, *entries)
-        return grid
+        return Group(Text(title), grid)
 
     def state(self, cell: Cell) -> str:
         """Done, failed, started or waiting."""
@@ -117,9 +115,9 @@ def _value(cell: Cell) -> float | None:
 
 
 @contextmanager
-def watching(study: Study, shared: Sequence[Cell], groups: Sequence[Group]) -> Iterator[Watch]:
+def watching(study: Study, shared: Sequence[Cell], rest: Sequence[Cell]) -> Iterator[Watch]:
     """Show how far a study is while the block runs."""
-    cells = [*shared, *(cell for group in groups for cell in group.cells)]
+    cells = [*shared, *rest]
     if not sys.stderr.isatty():
         yield Lines(cells)
         return
@@ -129,7 +127,7 @@ def watching(study: Study, shared: Sequence[Cell], groups: Sequence[Group]) -> I
     live = Live(study, cells)
     screen = Screen(
         console=Console(file=sys.stderr),  # this very one: work in this process is redirected
-        get_renderable=live.table,
+        get_renderable=live.screen,
         refresh_per_second=0.5,
         redirect_stdout=False,
         redirect_stderr=False,

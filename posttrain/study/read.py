@@ -33,7 +33,8 @@ class Start:
     dataset: Floats
     """Returns of D `[m]`, on the unit scale."""
     q_gap: float | None
-    """Q's value of pi_0 minus that of D, divided by Q's own scale; None without a critic."""
+    """Q's value of pi_0 minus that of D, divided by Q's own scale; None without a critic, or where
+    that scale is nothing."""
     j_clone: float | None
     """Return of a behaviour clone of D."""
 
@@ -110,7 +111,7 @@ def read_start(folder: Path, seed: int) -> Start | None:
         diagnosis=diagnosis,
         policy=_unit(sides.policy, diagnosis.scale),
         dataset=_unit(sides.dataset, diagnosis.scale),
-        q_gap=None if q is None else float((q["policy"] - q["dataset"]) / q["scale"]),
+        q_gap=float((q["policy"] - q["dataset"]) / q["scale"]) if q and q["scale"] else None,
         j_clone=None if clone is None else _scaled(float(clone["j"]), diagnosis.scale),
     )
 

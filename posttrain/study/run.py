@@ -5,21 +5,22 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from posttrain.files import write_json, write_text
-from posttrain.study.cells import Cell, Group, lay_out, needed, refuse_strangers, shard
+from posttrain.study.cells import Group, flat, lay_out, needed, refuse_strangers, shard
 from posttrain.study.kind import Kind, starts_from
 from posttrain.study.live import Watch, watching
 from posttrain.study.read import read_study
 from posttrain.study.settings import SHARED, Study, StudyError, load_study
 from posttrain.study.show import to_markdown
 from posttrain.study.table import Table, tabulate
-from posttrain.study.work import Outcome, lost, share, train
+from posttrain.study.work import Outcome, lost, work
 
 __all__ = ["load_study", "run_study", "write_table"]
 
@@ -29,16 +30,16 @@ BACKENDS: Final = {"loky": None, "threading": None, "dask": "distributed", "ray"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A unit of work on its way to a worker, and the cells that it is about."""
+    """A group on its way to a worker."""
 
-    function: Callable[..., list[Outcome]]
-    arguments: tuple[Any, ...]
-    cells: tuple[Cell, ...]
+    kind: Kind
+    group: Group
+    root: Path
     quiet: bool
 
     def __call__(self) -> list[Outcome]:
-        """Do it."""
-        return self.function(*self.arguments, quiet=self.quiet)
+        """Run its cells."""
+        return work(self.kind, self.group, self.root, quiet=self.quiet)
 
 
 def run_study(
@@ -70,16 +71,18 @@ def run_study(
     grid = lay_out(study, kinds)
     groups = shard(grid.groups, index, count)
     shared = needed(grid, groups, first=index / count)
-    refuse_strangers([*shared, *(cell for group in groups for cell in group.cells)])
+    refuse_strangers(flat((*shared, *groups)))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes inherit it before torch is loaded
-    root, quiet = study.folder, backend != "threading"  # threads share one standard output
-    with watching(study, shared, groups) as watch, _workers(backend, jobs):
-        calls = [Call(share, (grid.kind, cell, root), (cell,), quiet) for cell in shared]
-        found = _collect(calls, watch)
+    quiet = backend != "threading"  # threads share one standard output
+
+    def calls(units: Sequence[Group]) -> list[Call]:
+        return [Call(grid.kind, group, study.folder, quiet) for group in units]
+
+    with watching(study, flat(shared), flat(groups)) as watch, _workers(backend, jobs):
+        found = _collect(calls(shared), watch)
         ready, stuck = _split(groups, {o.name for o in found if o.state == "failed"})
         watch.tell(stuck)
-        calls = [Call(train, (grid.kind, group, root), group.cells, quiet) for group in ready]
-        return [*found, *stuck, *_collect(calls, watch)]
+        return [*found, *stuck, *_collect(calls(ready), watch)]
 
 
 def _collect(calls: Sequence[Call], watch: Watch) -> list[Outcome]:
@@ -99,16 +102,15 @@ def _collect(calls: Sequence[Call], watch: Watch) -> list[Outcome]:
             rest = []
         except BrokenProcessPool:
             told = {outcome.name for outcome in found}
-            rest = [call for call in rest if call.cells[0].name not in told]
-            names = {call.cells[0].name for call in sent}
-            under_way = [call for call in rest if call.cells[0].name in names] or rest
-            suspects += under_way
-            rest = [call for call in rest if call not in under_way]
+            rest = [call for call in rest if call.group.cells[0].name not in told]
+            names = {call.group.name for call in sent}
+            suspects += [call for call in rest if call.group.name in names] or rest
+            rest = [call for call in rest if call not in suspects]
     for call in suspects:
         try:
             (outcomes,) = _stream([call], [], alone=True)
         except BrokenProcessPool:
-            outcomes = [lost(cell) for cell in call.cells]
+            outcomes = [lost(cell) for cell in call.group.cells]
         found += outcomes
         watch.tell(outcomes)
     return found

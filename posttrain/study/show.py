@@ -7,8 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from posttrain.regime.verdict import Interval
-from posttrain.study.contest import Contest, Gap
-from posttrain.study.table import Prediction, RuleRow, SettingRow, Share, Table
+from posttrain.study.table import (
+    OUTCOMES,
+    RULES,
+    Prediction,
+    RuleRow,
+    SettingRow,
+    Share,
+    Table,
+)
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -56,7 +63,7 @@ def sheets(table: Table) -> tuple[Sheet, ...]:
         Sheet(
             "Rules",
             ("rule", "outcome", "settings", "correct", "adjacent", "opposite"),
-            tuple(_rule(row) for row in table.rules),
+            tuple(_rule(r) for r in table.rules if r.rule == RULES[0] or r.outcome == OUTCOMES[0]),
             "Counts with exact (Clopper-Pearson) 95 % intervals of the share. Cross-fitted: each "
             "family's arm is chosen on half of the seeds and compared on the other half.",
         ),
@@ -109,7 +116,7 @@ def _setting(row: SettingRow) -> tuple[str, ...]:
     predicted = by_rule.get("returns")
     return (
         row.name, str(len(row.seeds)), _number(row.j_policy), _number(row.j_dataset),
-        NOTHING if predicted is None else _label(predicted.gap), ours, theirs, difference, found,
+        NOTHING if predicted is None else predicted.gap.word, ours, theirs, difference, found,
         *(_verdict(by_rule.get(rule)) for rule in SHORT),
     )  # fmt: skip
 
@@ -124,11 +131,7 @@ def _outcome(row: SettingRow) -> tuple[str, str, str, str]:
         " / ".join(f"{name} {_number(means[name])}" for name in dict.fromkeys(arms))
         for arms in (contest.pi0_arms, contest.data_arms)
     )
-    return (*sides, f"{gap.gap:+.2f} ({_ends(gap.interval, '+.2f')})", _label(gap))  # type: ignore[return-value]
-
-
-def _label(gap: Gap) -> str:
-    return f"{gap.label}{'?' if gap.regime != gap.label else ''}"
+    return (*sides, f"{gap.gap:+.2f} ({_ends(gap.interval, '+.2f')})", gap.word)  # type: ignore[return-value]
 
 
 def _verdict(prediction: Prediction | None) -> str:
@@ -176,11 +179,3 @@ def summary(table: Table) -> str:
         f"{rule.adjacent.count} adjacent, {rule.opposite.count} opposite"
         + (f"; {waiting} without an outcome" if waiting else "")
     )
-
-
-def names(contest: Contest | None) -> str:
-    """The arms that were compared."""
-    if contest is None:
-        return NOTHING
-    sides = (" / ".join(dict.fromkeys(arms)) for arms in (contest.pi0_arms, contest.data_arms))
-    return " against ".join(sides)

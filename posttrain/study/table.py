@@ -29,6 +29,9 @@ Floats = NDArray[np.float64]
 RULES: Final = ("returns", "q", "clone", "always comparable")
 """What predicts: J(pi_0) against J(D); Q of pi_0 against Q of D; J(pi_0) against a clone's
 return; nothing at all."""
+OUTCOMES: Final = ("cross-fitted", "naive", "cross-fitted, decided")
+"""What judges a rule: arms chosen on other seeds than they are judged on; on the same seeds; as
+the first, but only in settings where neither prediction nor outcome lacks evidence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +92,7 @@ class RuleRow:
 
     rule: str
     outcome: str
-    """`cross-fitted`, `naive`, or `cross-fitted, decided`: only settings in which neither the
-    prediction nor the outcome lacks evidence."""
+    """One of `OUTCOMES`."""
     settings: int
     correct: Share
     adjacent: Share
@@ -127,8 +129,10 @@ def _setting(
         for name, cells in records.finishes.items()
     )
     pi0, data = _competitors(arms)
-    test = {"margin": compare.margin, "alpha": compare.alpha}
-    outcome, plain = cross_fitted(pi0, data, **test), naive(pi0, data, **test)
+    bounded = all(start.diagnosis.bounded for start in starts)
+    margin, alpha = compare.margin, compare.alpha
+    outcome = cross_fitted(pi0, data, margin=margin, alpha=alpha, bounded=bounded)
+    plain = naive(pi0, data, margin=margin, alpha=alpha, bounded=bounded)
     gaps = _predict(starts, compare)
     return SettingRow(
         name=records.name,
@@ -183,15 +187,17 @@ def _predict(starts: Sequence[Start], compare: Compare) -> dict[str, Gap]:
     """Each rule's gap, where it has one."""
     if not starts:
         return {}
-    test = {"margin": compare.margin, "alpha": compare.alpha}
+    margin, alpha = compare.margin, compare.alpha
+    bounded = all(start.diagnosis.bounded for start in starts)
     policies, datasets = [s.policy for s in starts], [s.dataset for s in starts]
     q = [s.q_gap for s in starts if s.q_gap is not None]
     clone = [s.j_policy - s.j_clone for s in starts if s.j_clone is not None]
     nothing = Gap(gap=0.0, interval=Interval(0.0, 0.0), regime=Regime.COMPARABLE, seeds=len(starts))
     found = {
-        "returns": regime_gap(policies, datasets, **test) or _of_one_seed(starts[0]),
-        "q": paired_gap(q, **test),
-        "clone": paired_gap(clone, **test),
+        "returns": regime_gap(policies, datasets, margin=margin, alpha=alpha, bounded=bounded)
+        or _of_one_seed(starts[0]),
+        "q": paired_gap(q, margin=margin, alpha=alpha, bounded=False),
+        "clone": paired_gap(clone, margin=margin, alpha=alpha, bounded=bounded),
         "always comparable": nothing,
     }
     return {rule: gap for rule, gap in found.items() if gap is not None}
@@ -211,10 +217,12 @@ def _rules(rows: Sequence[SettingRow]) -> tuple[RuleRow, ...]:
     found = []
     for rule in RULES:
         pairs = [(row, p) for row in rows for p in row.predictions if p.rule == rule]
-        found.append(_count(rule, "cross-fitted", [p.verdict for _, p in pairs]))
-        found.append(_count(rule, "naive", [p.verdict_naive for _, p in pairs]))
-        sure = [p.verdict for row, p in pairs if _decided(row, p)]
-        found.append(_count(rule, "cross-fitted, decided", sure))
+        verdicts = (
+            [p.verdict for _, p in pairs],
+            [p.verdict_naive for _, p in pairs],
+            [p.verdict for row, p in pairs if _decided(row, p)],
+        )
+        found += [_count(rule, *given) for given in zip(OUTCOMES, verdicts, strict=True)]
     return tuple(found)
 
 

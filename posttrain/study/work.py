@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ from typing import Literal
 from posttrain.files import locked, write_text
 from posttrain.study.cells import DIAGNOSED, Cell, Group
 from posttrain.study.kind import Kind
+from posttrain.study.settings import SHARED
 
 ERROR_FILE = "error.txt"
 """In the folder of a cell that failed: why. Gone once it has not."""
@@ -32,67 +33,38 @@ class Outcome:
     """Last line of the error."""
 
 
-def share(kind: Kind, cell: Cell, root: Path, *, quiet: bool) -> list[Outcome]:
-    """Make what the arms of a setting and seed share, unless another process just did."""
-    return _work(
-        [cell],
-        lambda cells: [kind.run_shared(cells[0].recipe, DIAGNOSED)],
-        root=root,
-        name=cell.name.replace("/", "-"),
-        quiet=quiet,
-    )
-
-
-def train(kind: Kind, group: Group, root: Path, *, quiet: bool) -> list[Outcome]:
-    """Run a group's unfinished cells."""
-    return _work(
-        group.cells,
-        lambda cells: kind.run([cell.recipe for cell in cells]),
-        root=root,
-        name=group.name,
-        quiet=quiet,
-    )
-
-
-def _work(
-    cells: Sequence[Cell],
-    run: Callable[[Sequence[Cell]], list[Path | Exception]],
-    *,
-    root: Path,
-    name: str,
-    quiet: bool,
-) -> list[Outcome]:
-    """Run the unfinished cells under the unit's lock, and say what became of all.
+def work(kind: Kind, group: Group, root: Path, *, quiet: bool) -> list[Outcome]:
+    """Run a group's unfinished cells under its lock, and say what became of all.
 
     Args:
-        cells: The unit's cells.
-        run: Gives a path or an exception for each.
+        kind: Who runs them.
+        group: The cells; shared ones end with their diagnosis, and another process that needs
+            them too waits here and finds them done.
         root: The study's folder.
-        name: The unit's name, for its lock and its log.
-        quiet: Whether what the run prints goes to the log alone.
+        quiet: Whether what the run prints goes to the group's log alone.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the units are the parallelism
-    with locked(root / ".locks" / f"{name}.lock"), _log(root / "logs" / f"{name}.txt", quiet=quiet):
-        todo = [cell for cell in cells if not cell.finished()]
+    lock, log = root / ".locks" / f"{group.name}.lock", root / "logs" / f"{group.name}.txt"
+    with locked(lock), _log(log, quiet=quiet):
+        todo = [cell for cell in group.cells if not cell.finished()]
         for cell in todo:  # a record's folder may hold nothing but a record
             (cell.folder / ERROR_FILE).unlink(missing_ok=True)
         start = time.monotonic()
-        results = _guarded(run, todo)
+        results = _results(kind, todo)
         seconds = (time.monotonic() - start) / max(len(todo), 1)
-        outcomes = {cell.name: Outcome(name=cell.name, state="found") for cell in cells}
+        outcomes = {cell.name: Outcome(name=cell.name, state="found") for cell in group.cells}
         for cell, result in zip(todo, results, strict=True):
             outcomes[cell.name] = _close(cell, result, seconds)
     return list(outcomes.values())
 
 
-def _guarded(
-    run: Callable[[Sequence[Cell]], list[Path | Exception]], todo: Sequence[Cell]
-) -> Sequence[Path | Exception]:
-    """Results of the cells; an error of the whole unit is every cell's."""
+def _results(kind: Kind, todo: Sequence[Cell]) -> Sequence[Path | Exception]:
+    """What each cell gives; an error of the whole group is every cell's."""
     if not todo:
         return []
+    stop_after = DIAGNOSED if todo[0].arm == SHARED else None
     try:
-        return run(todo)
+        return kind.run([cell.recipe for cell in todo], stop_after)
     except Exception as error:
         return [error] * len(todo)
 
@@ -122,8 +94,11 @@ def _log(path: Path, *, quiet: bool) -> Iterator[None]:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        file = stack.enter_context(path.open("a", encoding="utf-8"))
-        stack.enter_context(redirect_stdout(file))
-        stack.enter_context(redirect_stderr(file))
+    with (
+        path.open("a", encoding="utf-8") as file,
+        redirect_stdout(file),
+        redirect_stderr(file),
+    ):
         yield
+    if not path.stat().st_size:
+        path.unlink()

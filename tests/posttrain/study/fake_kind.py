@@ -70,12 +70,14 @@ def group_key(recipe: FakeRecipe) -> Hashable:
     return recipe.batch
 
 
-def run_many(recipes: Sequence[FakeRecipe]) -> list[Path | Exception]:
-    _note(recipes[0], f"together {len(recipes)} in {os.getpid()}")
+def run_many(
+    recipes: Sequence[FakeRecipe], *, fresh: bool = False, stop_after: str | None = None
+) -> list[Path | Exception]:
+    _note(recipes[0], f"together {stop_after}: {len(recipes)} in {os.getpid()}")
     results: list[Path | Exception] = []
     for recipe in recipes:
         try:
-            results.append(run(recipe))
+            results.append(run(recipe, stop_after=stop_after))
         except Exception as error:
             results.append(error)
     return results

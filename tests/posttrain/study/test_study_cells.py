@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from posttrain.recipe import RecipeError
 from posttrain.study import load_study
-from posttrain.study.cells import lay_out, needed, shard
+from posttrain.study.cells import flat, lay_out, needed, shard
 from posttrain.study.settings import StudyError, merge
 
 BASE = """# A base
@@ -45,22 +45,22 @@ def written(tmp_path):
 
 def test_a_cell_is_the_base_under_setting_arm_and_seed(written, tmp_path):
     grid = lay_out(load_study(written), ALONE)
-    assert len(grid.cells) == 8
-    assert [c.name for c in grid.shared] == [
+    assert len(flat(grid.groups)) == 8
+    assert [c.name for c in flat(grid.shared)] == [
         f"{s}/pi0/seed-{i}" for s in ("weak", "strong") for i in (3, 4)
     ]
-    cell = next(c for c in grid.cells if c.name == "strong/replay/seed-4")
+    cell = next(c for c in flat(grid.groups) if c.name == "strong/replay/seed-4")
     assert (cell.recipe.pretrain.policy, cell.recipe.pretrain.dataset) == (0.8, 0.4)
     assert (cell.recipe.finetune.steps, cell.recipe.seed) == (3, 4)
     assert cell.recipe.interventions[0].kind == "replay"
     assert cell.folder == tmp_path / "out" / "small" / "strong" / "replay" / "seed-4"
     assert cell.recipe.start_from == str(tmp_path / "out/small/strong/pi0/seed-4")
-    assert all(c.recipe.start_from is None for c in grid.shared)
+    assert all(c.recipe.start_from is None for c in flat(grid.shared))
 
 
 def test_an_arm_that_pretrains_anew_says_so(written):
     grid = lay_out(load_study(written, ["arms.1.overrides.start_from=null"]), ALONE)
-    starts = {c.arm: c.recipe.start_from for c in grid.cells}
+    starts = {c.arm: c.recipe.start_from for c in flat(grid.groups)}
     assert starts["replay"] is None
     assert starts["anchor"] is not None
 
@@ -68,7 +68,9 @@ def test_an_arm_that_pretrains_anew_says_so(written):
 def test_overrides_of_the_study_lie_below_those_of_its_settings(written):
     over = ["overrides.pretrain.policy=0.6", "overrides.finetune.gain=0.1"]
     grid = lay_out(load_study(written, over), ALONE)
-    found = {c.setting: (c.recipe.pretrain.policy, c.recipe.finetune.gain) for c in grid.cells}
+    found = {
+        c.setting: (c.recipe.pretrain.policy, c.recipe.finetune.gain) for c in flat(grid.groups)
+    }
     assert found == {"weak": (0.6, 0.1), "strong": (0.8, 0.1)}
 
 
@@ -136,7 +138,7 @@ def test_shards_share_nothing_and_leave_nothing_out(count, tmp_path_factory):
         groups = shard(grid.groups, i, count)
         shared = needed(grid, groups, first=i / count)
         wanted = {(c.setting, c.seed) for g in groups for c in g.cells}
-        assert {(c.setting, c.seed) for c in shared} == wanted
+        assert {(c.setting, c.seed) for c in flat(shared)} == wanted
 
 
 leaves = st.none() | st.integers() | st.lists(st.integers(), max_size=2)

@@ -14,6 +14,8 @@ from test_study_cells import BASE, STUDY
 from posttrain.files import locked
 from posttrain.record import Record, RecordError
 from posttrain.study import load_study
+from posttrain.study.cells import flat, lay_out
+from posttrain.study.live import Live
 from posttrain.study.run import run_study, write_table
 from posttrain.study.settings import StudyError
 
@@ -158,8 +160,8 @@ def test_a_group_is_one_call_without_its_finished_cells(written, tmp_path):
     log = tmp_path / "log"
     run_study(load_study(written, [f"overrides.log={log}", "seeds=[3]"]), kinds=TOGETHER)
     run_study(load_study(written, [f"overrides.log={log}"]), kinds=TOGETHER)
-    calls = [line.split()[1] for line in log.read_text().splitlines() if "together" in line]
-    assert calls == ["2", "2", "2", "2"]
+    calls = [line.split()[1:3] for line in log.read_text().splitlines() if "together" in line]
+    assert calls == ([["diagnose:", "1"]] * 2 + [["None:", "2"]] * 2) * 2
 
 
 def test_processes_make_the_same_cells_as_one(written, tmp_path):
@@ -192,6 +194,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from fake_kind import ALONE, TOGETHER
 from posttrain.study import load_study
+from posttrain.study.cells import flat, lay_out
+from posttrain.study.live import Live
 from posttrain.study.run import run_study
 
 study = load_study(sys.argv[2], sys.argv[5:])
@@ -265,6 +269,26 @@ def test_lines_tell_what_became_of_each_cell(written, capsys):
     assert len(lines) == 6
     assert lines[0].startswith("[1/6] weak/pi0/seed-3: ")
     assert lines[0].endswith("J 0.2")
+
+
+def test_the_live_table_has_a_mark_for_each_cell(written, tmp_path):
+    from rich.console import Console
+
+    study = load_study(written, ["arms.1.overrides.finetune={steps: 3, fails: [3]}"])
+    grid = lay_out(study, ALONE)
+    live = Live(study, flat((*grid.shared, *grid.groups)))
+    console = Console(width=100, record=True, file=(tmp_path / "screen").open("w"))
+    console.print(live.screen())
+    outcomes = run_study(study, kinds=ALONE)
+    live.tell(outcomes)
+    begun = Record(tmp_path / "out" / "small" / "strong" / "anchor" / "seed-4")
+    (begun.path / ".stages" / "outcome.json").unlink()
+    console.print(live.screen())
+    lines = [line.split() for line in console.export_text().splitlines()]
+    console.file.close()
+    assert lines[2] == ["weak", "··", "··", "··"]
+    assert ["weak", "●●", "0.20", "●●", "0.21", "✗●", "0.21"] in lines
+    assert ["strong", "●●", "0.80", "●◐", "0.80", "✗●", "0.81"] in lines
 
 
 @pytest.mark.parametrize(
