@@ -25,19 +25,19 @@ def jumps(dataset: Dataset, *, factor: float = 10.0) -> Ints:
     Returns:
         Rows `[k]`, ascending.
     """
-    inside = np.flatnonzero(~dataset.ends[:-1])
-    if not len(inside):
-        return inside
+    inside = ~dataset.ends[:-1]
     here, after = dataset.observations, dataset.next_observations
-    seen = here[inside + 1]
-    broken = inside[(np.abs(after[inside] - seen) > 1e-4 * (1.0 + np.abs(seen))).any(axis=1)]
-    if len(broken):
+    seen = here[1:]
+    rows = np.flatnonzero((after[:-1] != seen).any(axis=1) & inside)
+    apart = np.abs(after[rows] - here[rows + 1])
+    broken = rows[(apart > 1e-4 * (1.0 + np.abs(here[rows + 1]))).any(axis=1)]
+    if len(broken) or not inside.any():
         return broken
-    steps = np.abs(seen - here[inside])
+    steps = np.abs(seen - here[:-1])
     stride = max(1, len(steps) // SAMPLE)
-    typical = np.quantile(steps[::stride], 0.99, axis=0)
+    typical = np.quantile(steps[np.flatnonzero(inside)[::stride]], 0.99, axis=0)
     bound = np.maximum(factor * typical, here[::stride].std(axis=0))
-    return inside[(steps > np.where(typical > 0, bound, np.inf)).any(axis=1)]
+    return np.flatnonzero((steps > np.where(typical > 0, bound, np.inf)).any(axis=1) & inside)
 
 
 def describe(rows: Ints, dataset: Dataset) -> str:

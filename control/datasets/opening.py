@@ -130,7 +130,7 @@ def _judged(dataset: Dataset, entry: Known, *, minari: bool = False) -> Dataset:
 
 def _unknown(name: str, ids: tuple[str, ...] = ()) -> str:
     close = near(name, ids)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
     return (
         f"'{name}': no such dataset. {hint}Wanted the path of an .hdf5 file, a D4RL name such as "
         "hopper-medium-v2, a Minari id or folder, or local/<name>-v0"

@@ -217,3 +217,8 @@ def test_episodes_of_one_cut_step_are_counted(tmp_path, rng):
     dataset = read_hdf5(save(tmp_path / "x.hdf5", walk(rng, [3, 1, 3])))
     assert dataset.lengths().tolist() == [3, 3]
     assert dataset.about["episodes of one step left out"] == 1
+
+
+def test_one_episode_of_one_step_has_nothing_to_jump():
+    columns = walk(np.random.default_rng(0), [1], ends="terminal")
+    assert "jumps" not in from_columns(columns, name="x").about

@@ -79,11 +79,11 @@ def test_what_was_only_pickled_is_said_to_be_so():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("hoper-medium-v2", "did you mean hopper-medium-v2"),
-        ("antmaze-huge-play-v2", "did you mean antmaze-large-play-v2"),
+        ("hoper-medium-v2", "[Dd]id you mean hopper-medium-v2"),
+        ("antmaze-huge-play-v2", "[Dd]id you mean antmaze-large-play-v2"),
         ("zzz", "no such dataset. Wanted the path"),
         ("D4RL/antmaze/large-play-v1", "minari download D4RL/antmaze/large-play-v1"),
-        ("d4rl/antmaze/large-play-v1", "did you mean D4RL/antmaze/large-play-v1"),
+        ("d4rl/antmaze/large-play-v1", "[Dd]id you mean D4RL/antmaze/large-play-v1"),
         ("nowhere/x.hdf5", "no such file"),
         ("local/nothing-v0", "no such dataset"),
     ],
