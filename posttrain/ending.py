@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BAD_INPUT, UNDECIDED, INTERRUPTED = 2, 3, 130
+OURS = ("posttrain", "control")
+EXTRAS = {
+    **dict.fromkeys(("jinja2", "matplotlib", "markupsafe"), "report"),
+    **dict.fromkeys(("gymnasium", "gymnasium_robotics", "mujoco", "minari", "h5py"), "control"),
+}
+"""Which optional part of the package brings a module; what is not here comes with `llm`."""
 P = ParamSpec("P")
 
 
@@ -34,7 +40,7 @@ def guarded(function: Callable[P, None]) -> Callable[P, None]:
         except ImportError as error:
             if not _is_absent_package(error) or _wants_traceback():
                 raise
-            extra = "report" if error.name in {"jinja2", "matplotlib", "markupsafe"} else "llm"
+            extra = EXTRAS.get(error.name or "", "llm")
             leave(f"{error.name} is not installed: pip install 'posttrain[{extra}]'", BAD_INPUT)
         except (ValueError, OSError) as error:
             if not _is_for_the_user(error) or _wants_traceback():
@@ -58,14 +64,12 @@ def _is_for_the_user(error: Exception) -> bool:
 
     A ValueError out of a library is a defect to be seen with its traceback.
     """
-    if isinstance(error, OSError) or type(error).__module__.startswith("posttrain"):
+    if isinstance(error, OSError) or type(error).__module__.startswith(OURS):
         return True
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(
-        "posttrain"
-    )
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(OURS)
 
 
 def _sentence(error: Exception) -> str:
@@ -75,7 +79,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _is_absent_package(error: ImportError) -> bool:
-    return isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("posttrain")
+    return isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith(OURS)
 
 
 def _wants_traceback() -> bool:

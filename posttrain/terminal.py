@@ -216,9 +216,10 @@ def closing(record: Record) -> Group:
         lines.append(verdict_panel(diagnosis))
     if outcome is not None:
         low, high = outcome["interval"]
+        what = "Held-out return" if (record.recipe() or {}).get("kind") == "llm" else "Return"
         lines.append(
             Text(
-                f"Held-out return {outcome['before']:.3f} -> {outcome['after']:.3f}, gain "
+                f"{what} {outcome['before']:.3f} -> {outcome['after']:.3f}, gain "
                 f"{outcome['gain']:+.3f} ({100 * (1 - outcome['alpha']):g} % interval {low:+.3f} "
                 f"to {high:+.3f}, {outcome['units']} units)"
             )
