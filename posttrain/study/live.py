@@ -49,7 +49,8 @@ class Lines:
         if outcome.state == "failed":
             return f"{outcome.name}: failed: {outcome.reason}"
         value = _value(self.folders[outcome.name])
-        return f"{outcome.name}: {outcome.seconds:.1f} s" + (f", J {value:.3g}" if value else "")
+        told = "" if value is None else f", J {value:.3g}"
+        return f"{outcome.name}: {outcome.seconds:.1f} s{told}"
 
 
 class Live(Lines):

@@ -141,17 +141,19 @@ def _stream(calls: Sequence[Call], sent: list[Call], *, alone: bool = False) -> 
 
 def _split(groups: Sequence[Group], failed: set[str]) -> tuple[list[Group], list[Outcome]]:
     """Groups without the cells whose start failed, and what is to be said of those."""
-    ready, stuck = [], []
+    ready: list[Group] = []
+    stuck: list[Outcome] = []
     for group in groups:
-        starts = {cell: f"{cell.setting}/{SHARED}/seed-{cell.seed}" for cell in group.cells}
-        bad = [c for c in group.cells if starts[c] in failed and starts_from(c.recipe)]
-        stuck += [
-            Outcome(name=c.name, state="failed", reason=f"{starts[c]}, its start, failed")
-            for c in bad
-        ]
-        cells = tuple(cell for cell in group.cells if cell not in bad)
-        if cells:
-            ready.append(replace(group, cells=cells))
+        sound = []
+        for cell in group.cells:
+            start = f"{cell.setting}/{SHARED}/seed-{cell.seed}"
+            if start in failed and starts_from(cell.recipe):
+                reason = f"{start}, its start, failed"
+                stuck.append(Outcome(name=cell.name, state="failed", reason=reason))
+            else:
+                sound.append(cell)
+        if sound:
+            ready.append(replace(group, cells=tuple(sound)))
     return ready, stuck
 
 

@@ -50,6 +50,7 @@ class FakeRecipe:
     finetune: Finetune = field(default_factory=Finetune)
     interventions: tuple[Annotated[Anchor | Replay | Reset | Warmup, BY_KIND], ...] = ()
     start_from: str | None = None
+    options: dict[str, int] = field(default_factory=dict)
 
 
 def run(recipe: FakeRecipe, *, fresh: bool = False, stop_after: str | None = None) -> Path:
