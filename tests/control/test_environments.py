@@ -123,6 +123,16 @@ def test_actions_are_stretched_to_the_environments_range_and_clipped():
         assert reward == pytest.approx(float(bare.step(np.array([torque]))[1]))
 
 
+def test_what_exceeds_the_range_costs_no_more_than_its_edge():
+    """Hopper itself would charge for the whole action and execute the edge."""
+    env = make(EnvSettings(id="Hopper-v5"))
+    ends = []
+    for size in (1.0, 3.0):
+        env.reset(seed=0)
+        ends.append(env.step([size, -size, size])[1])
+    assert ends[0] == ends[1]
+
+
 def test_an_action_that_is_not_finite_is_refused():
     env = make(POINT)
     env.reset(seed=0)
