@@ -1,0 +1,115 @@
+"""Small populations, random batches and tiny worlds for the tests of the algorithms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from control import algorithms
+from control.agent import Agent
+from control.learner import Learner
+from control.settings import (
+    AlgorithmSettings,
+    BcSettings,
+    CqlSettings,
+    IqlSettings,
+    NetworkSettings,
+    SacSettings,
+    Td3BcSettings,
+    Td3Settings,
+)
+from control.storage import Batch
+
+Started: TypeAlias = tuple[Agent, list[Agent], Learner]
+
+GAUSSIAN = NetworkSettings(actor=(8, 8), critic=(8, 8))
+DETERMINISTIC = replace(GAUSSIAN, policy="deterministic")
+NORMED = replace(GAUSSIAN, critics=3, actor_norm=True, critic_norm=True)
+
+FAST = Td3Settings(actor_lr=3e-3, critic_lr=3e-3, tau=0.05)
+SOFT = SacSettings(actor_lr=3e-3, critic_lr=3e-3, temperature_lr=3e-3, tau=0.05)
+
+EVERY: dict[str, tuple[AlgorithmSettings, NetworkSettings]] = {
+    "bc": (BcSettings(actor_lr=3e-3), GAUSSIAN),
+    "bc, deterministic": (BcSettings(actor_lr=3e-3), DETERMINISTIC),
+    "td3": (FAST, DETERMINISTIC),
+    "td3_bc": (Td3BcSettings(td3=FAST), DETERMINISTIC),
+    "rebrac": (
+        Td3BcSettings(alpha=1, critic_bc=0.1, td3=replace(FAST, actor_value="min")),
+        replace(DETERMINISTIC, critic_norm=True),
+    ),
+    "sac": (SOFT, GAUSSIAN),
+    "redq": (replace(SOFT, subset=2), NORMED),
+    "iql": (IqlSettings(lr=3e-3, tau=0.05), GAUSSIAN),
+    "iql, deterministic": (IqlSettings(lr=3e-3, tau=0.05), DETERMINISTIC),
+    "cql": (CqlSettings(actions=3, sac=SOFT), GAUSSIAN),
+    "cal-ql": (
+        CqlSettings(actions=3, gap=0.8, max_target=True, calibrate=True, sac=SOFT),
+        NORMED,
+    ),
+}
+"""Every algorithm, and the variants that take other paths through the code."""
+
+
+def start(
+    settings: AlgorithmSettings,
+    networks: NetworkSettings,
+    seeds: Sequence[int],
+    *,
+    observation: int = 3,
+    action: int = 2,
+) -> Started:
+    """A population with weights drawn and optimizers fresh, its members' views, its learner."""
+    agent = algorithms.build(settings, networks, observation, action, len(seeds)).draw_(seeds)
+    views = [agent.member(m) for m in range(len(seeds))]
+    return agent, views, algorithms.start(settings, agent, views, [s + 100 for s in seeds])
+
+
+def random_batch(
+    members: int, rows: int = 16, *, seed: int = 0, observation: int = 3, action: int = 2
+) -> Batch:
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(members, rows, *shape, generator=draw)
+
+    unknown = (normal(1) > 1).expand(members, rows, action)
+    return Batch(
+        observations=normal(observation),
+        actions=torch.tanh(normal(action)),
+        rewards=normal(),
+        masks=(normal() > -1).float(),
+        returns=torch.where(normal() > 1, -torch.inf, normal()),
+        next_observations=normal(observation),
+        next_actions=torch.tanh(normal(action)).masked_fill(unknown, torch.nan),
+    )
+
+
+def of_member(batch: Batch, m: int) -> Batch:
+    """What member m sees, as a population of one."""
+    return Batch(**{f.name: getattr(batch, f.name)[m : m + 1].clone() for f in fields(Batch)})
+
+
+def weights(agent: Agent) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in agent.state_dict().items()}
+
+
+def moments(learner: Learner, view: Agent) -> dict[str, Tensor]:
+    """What Adam remembers of one member, by the weights' names."""
+    found = {}
+    for name, parameter in view.named_parameters():
+        for stepper in learner.steppers:
+            for key, value in stepper.adam.state.get(parameter, {}).items():
+                found[f"{name} {key}"] = value.clone()
+    return found
+
+
+def train(learner: Learner, batches: Sequence[Batch], *, delay: int = 1) -> None:
+    """Update every member on each batch, the policy every `delay` updates."""
+    on = [True] * learner.agent.members
+    for i, batch in enumerate(batches):
+        learner.update(batch, critic=on, actor=on if (i + 1) % delay == 0 else None)
