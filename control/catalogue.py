@@ -18,12 +18,10 @@ from control.datasets.registry import REGISTRY, known, near
 def table(entries: Iterable[Known] | None = None) -> Table:
     """Every dataset of the registry; a star marks our reading of the paper's 21."""
     shown = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("dataset", "study", "environment", "steps", "J counts"):
+    for name in ("dataset", "study", "environment", "steps", "J"):
         shown.add_column(name, no_wrap=True)
-    shown.add_column("normalised 0, 1", overflow="fold")
     for e in REGISTRY.values() if entries is None else entries:
-        references = "" if e.ref_min is None else f"{e.ref_min:.5g}, {e.ref_max:.5g}"
-        shown.add_row(e.name, "*" if e.study else "", e.env.id, str(e.horizon), e.score, references)
+        shown.add_row(e.name, "*" if e.study else "", e.env.id, str(e.horizon), e.score)
     return shown
 
 

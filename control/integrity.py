@@ -43,7 +43,7 @@ def integrity(logged: Sequence[Mapping[str, Any]], recipe: ControlRecipe) -> dic
     kind = recipe.pretrain.algorithm.kind
     if not isinstance(recipe.pretrain.algorithm, BcSettings):
         text = (
-            f"{kind} pursues more than D's actions, so that its misfit to them "
+            f"what {kind} pursues is more than D's actions, so that the misfit to them "
             f"({first:.3g}, then {last:.3g} {unit}) does not tell"
         )
         return {**unknown, "text": text}

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posttrain.report.figures import Row, _forest, _say
+from posttrain.report.figures import Row, _forest, _say, within
 from posttrain.report.measure import Curve, Floats, running_median
 from posttrain.report.section import plain
 from posttrain.report.style import DATA, INK, PAPER, PI0, SOFT, TUNED, Colour
+from posttrain.report.words import LLM, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,8 +41,8 @@ class Parts:
     noise: float | None = None
 
 
-def training_curve(ax: Axes, curve: Curve, start: Levels, parts: Parts) -> None:
-    """Held-out return over RL steps, with the prior it must not lose and what it gained."""
+def training_curve(ax: Axes, curve: Curve, start: Levels, parts: Parts, terms: Terms = LLM) -> None:
+    """Return over RL steps, with the prior it must not lose and what it gained."""
     values, steps = curve.values, curve.steps
     low, high = np.array([[p.low, p.high] for p in curve.points]).T
     ax.fill_between(steps, low, high, color=TUNED.light, alpha=0.18, lw=0)
@@ -58,8 +59,8 @@ def training_curve(ax: Axes, curve: Curve, start: Levels, parts: Parts) -> None:
             steps[place], values[place], "o", ms=9, mfc="none", mec=INK.light, mew=1.3, zorder=4
         )
     _brackets(ax, start.prior, float(values[worst]), float(values[best]), parts)
-    ax.set_xlabel("RL step")
-    ax.set_ylabel("held-out return")
+    ax.set_xlabel(terms.step)
+    ax.set_ylabel(terms.returned)
 
 
 def _level_lines(ax: Axes, start: Levels, values: Floats) -> None:
@@ -151,11 +152,15 @@ def ramp(ax: Axes, strength: Callable[[int], float], horizon: int) -> None:
 
 
 def before_after(
-    ax: Axes, rows: Sequence[tuple[str, float, float]], scale: tuple[float, float]
+    ax: Axes,
+    rows: Sequence[tuple[str, float, float]],
+    scale: tuple[float, float],
+    terms: Terms = LLM,
 ) -> None:
     """Return of pi_0 and of the fine-tuned policy, one arrow a decoding."""
-    pad = 0.03 * (scale[1] - scale[0])
-    ax.set_xlim(scale[0] - pad, scale[1] + pad)
+    low, high = within(scale, [value for _, *ends in rows for value in ends])
+    pad = 0.03 * (high - low)
+    ax.set_xlim(low - pad, high + pad)
     ax.set_ylim(len(rows) - 0.5, -0.75)
     ax.set_yticks([])
     ax.grid(visible=False)
@@ -166,10 +171,10 @@ def before_after(
         for value, colour, marker in ((before, PI0, "o"), (after, TUNED, "D")):
             ax.plot(value, y, marker, ms=8, color=colour.light, mec=PAPER.light, mew=1.2)
         _say(ax, label, (before + after) / 2, y - 0.2, SOFT if y else INK, bold=not y)
-    ax.set_xlabel("mean held-out return")
+    ax.set_xlabel(f"mean {terms.returned}")
 
 
-def gains(ax: Axes, rows: Sequence[Row]) -> None:
+def gains(ax: Axes, rows: Sequence[Row], terms: Terms = LLM) -> None:
     """Paired gain of every decoding against no change."""
     ends = [e for r in rows for e in (r.estimate.low, r.estimate.high, 0.0) if np.isfinite(e)]
     pad = 0.1 * (max(ends) - min(ends) or 1.0)
@@ -177,4 +182,4 @@ def gains(ax: Axes, rows: Sequence[Row]) -> None:
     _forest(ax, rows)
     for y in range(len(rows)):  # in pieces, so that no line crosses a text
         ax.plot([0, 0], [y - 0.17, y + 0.5], color=SOFT.light, lw=1, ls=(0, (3, 2)))
-    ax.set_xlabel("gain in held-out return (dashed: no change)")
+    ax.set_xlabel(f"gain in {terms.returned} (dashed: no change)")

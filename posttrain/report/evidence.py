@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from posttrain.record import Record, RecordError, read_jsonl
+from posttrain.record import Record, RecordError, read_json, read_jsonl
+from posttrain.report import words
 from posttrain.report.measure import Curve, curve
 
 if TYPE_CHECKING:
@@ -37,12 +38,23 @@ class Evidence:
     outcome: Mapping[str, Any] | None = None
     after: Scores | None = None
     """The fine-tuned policy on held-out units."""
+    alternatives: Mapping[str, Any] | None = None
+    """What weaker rules say: the critic's values, the return of a clone of D."""
     environment: Mapping[str, Any] | None = None
     recipe: str | None = None
+    kind: str | None = None
+    """Of the recipe: llm, control."""
+
+    @property
+    def terms(self) -> words.Terms:
+        """What this kind of run calls things."""
+        return words.CONTROL if self.kind == "control" else words.LLM
 
     @property
     def noun(self) -> str:
         """What a unit is called on the page."""
+        if self.kind == "control":
+            return "episodes"
         return "prompts" if self.has_prompts else "units"
 
     @property
@@ -78,9 +90,16 @@ def read_evidence(folder: Path) -> Evidence:
         curve=_curve(record),
         outcome=record.outcome(),
         after=record.outcome_scores(),
+        alternatives=_json(folder / "alternatives.json"),
         environment=record.environment(),
         recipe=record.recipe_file.read_text() if record.recipe_file.exists() else None,
+        kind=(record.recipe() or {}).get("kind"),
     )
+
+
+def _json(path: Path) -> Mapping[str, Any] | None:
+    found = read_json(path) if path.exists() else None
+    return found if isinstance(found, dict) else None
 
 
 def _diagnose(policy: Scores | None, dataset: Scores | None, folder: Path) -> Diagnosis:

@@ -9,6 +9,7 @@ import numpy as np
 
 from posttrain.report.measure import BINS, NEVER, ROWS, Estimate, Floats, PassCurve, UnitMap
 from posttrain.report.style import DATA, INK, PAPER, PI0, RULE, SIZE, SOFT, TUNED, Colour
+from posttrain.report.words import LLM, Terms
 
 Points = tuple[Floats, Floats]
 """Steps and values. [n], [n]"""
@@ -57,10 +58,17 @@ def _gap_limits(ax: Axes, rows: Sequence[Row], margin: float) -> None:
 
 def levels(ax: Axes, rows: Sequence[Row], scale: tuple[float, float]) -> None:
     """Mean returns with their intervals, on the reward's own scale."""
-    pad = 0.03 * (scale[1] - scale[0])
-    ax.set_xlim(scale[0] - pad, scale[1] + pad)
+    low, high = within(scale, [e for row in rows for e in (row.estimate.low, row.estimate.high)])
+    pad = 0.03 * (high - low)
+    ax.set_xlim(low - pad, high + pad)
     _forest(ax, rows)
     ax.set_xlabel("mean return, on the reward's own scale")
+
+
+def within(scale: tuple[float, float], values: Sequence[float]) -> tuple[float, float]:
+    """The scale, widened to hold values that it does not bound."""
+    known = [value for value in values if np.isfinite(value)]
+    return min([scale[0], *known]), max([scale[1], *known])
 
 
 def _forest(ax: Axes, rows: Sequence[Row], *, room: float = 0.0) -> None:
@@ -139,10 +147,27 @@ def pass_at_k(ax: Axes, curve: PassCurve, reached: float | None) -> None:
     ax.set_ylabel("share of units solved")
 
 
+def tries(ax: Axes, curve: PassCurve) -> None:
+    """Chance that some of k episodes of pi_0 succeeds."""
+    ax.fill_between(curve.k, curve.low, curve.high, color=PI0.light, alpha=0.18, lw=0)
+    ax.plot(curve.k, curve.value, color=PI0.light, marker="o", ms=5, clip_on=False, zorder=3)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(curve.k, [str(k) for k in curve.k])
+    ax.minorticks_off()
+    ax.set_ylim(0, 1.02)
+    ax.set_xlabel("episodes k")
+    ax.set_ylabel("chance of a success")
+
+
 def return_histograms(
-    ax: Axes, policy: Floats, dataset: Floats, scale: tuple[float, float]
+    ax: Axes,
+    policy: Floats,
+    dataset: Floats,
+    scale: tuple[float, float],
+    told: tuple[str, str] = ("mean of each of {:,} units", "each of {:,} demonstrations"),
 ) -> None:
     """Unit means of pi_0 upwards, returns of D downwards, on shared bins."""
+    scale = within(scale, [*policy, *dataset])
     edges = np.linspace(scale[0], scale[1], 21)
     tallest = {1: 0.05, -1: 0.05}
     for values, colour, sign in ((policy, PI0, 1), (dataset, DATA, -1)):
@@ -160,23 +185,26 @@ def return_histograms(
     ticks = [t for t in ax.get_yticks() if -tallest[-1] - room <= t <= tallest[1] + room]
     ax.set_yticks(ticks, [f"{abs(t):.0%}" for t in ticks])
     for text, y, colour, va in (
-        (f"π₀: mean of each of {len(policy):,} units", 0.99, PI0, "top"),
-        (f"D: each of {len(dataset):,} demonstrations", 0.01, DATA, "bottom"),
+        (f"π₀: {told[0].format(len(policy))}", 0.99, PI0, "top"),
+        (f"D: {told[1].format(len(dataset))}", 0.01, DATA, "bottom"),
     ):
         ax.text(0.02, y, text, transform=ax.transAxes, va=va, color=colour.light, fontweight="bold")
     ax.set_xlabel("return (dashed: mean)")
 
 
-def loss_curve(ax: Axes, training: Points | None, heldout: Points | None) -> None:
-    """Losses of supervised fine-tuning: on the rows it learns, and on rows it does not see."""
+def loss_curve(
+    ax: Axes, training: Points | None, heldout: Points | None, terms: Terms = LLM
+) -> None:
+    """Losses of pretraining: on the rows it learns, and on rows it does not see."""
     for points, label, style in ((training, "training", "-"), (heldout, "held out", "o-")):
         if points is None:
             continue
         steps, losses = points
         colour = SOFT if label == "training" else PI0
         ax.plot(steps, losses, style, color=colour.light, ms=4, lw=1.4)
-        ax.annotate(label, (steps[-1], losses[-1]), (5, 0), textcoords="offset points",
+        told = label if terms == LLM else ""
+        ax.annotate(told, (steps[-1], losses[-1]), (5, 0), textcoords="offset points",
                     va="center", color=colour.light, annotation_clip=False)  # fmt: skip
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
-    ax.set_xlabel("SFT step")
-    ax.set_ylabel("loss, nats a token")
+    ax.set_xlabel(f"{terms.pretraining} step")
+    ax.set_ylabel(terms.losses)

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from posttrain.record import write_text
 from posttrain.report import section as s
 from posttrain.report.evidence import Evidence, read_evidence
+from posttrain.report.part_episodes import episodes
 from posttrain.report.part_plan import integrity, plan
 from posttrain.report.part_recipe import recipe
 from posttrain.report.part_training import outcome, training
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PARTS = (verdict, units, recoverability, returns, integrity, plan, training, outcome, recipe)
 """The sections, in the order of the page."""
+CONTROL_PARTS = (verdict, episodes, integrity, plan, training, outcome, recipe)
 
 
 def write_report(folder: Path) -> Path:
@@ -39,7 +41,8 @@ def write_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     evidence = read_evidence(folder)
-    sections = [part(evidence) for part in PARTS]
+    parts = CONTROL_PARTS if evidence.kind == "control" else PARTS
+    sections = [part(evidence) for part in parts]
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
     for part in sections:

@@ -1,4 +1,4 @@
-"""Sections about what RL was given: the SFT behind pi_0, and the plan with its reasons."""
+"""Sections about what RL was given: the training behind pi_0, and the plan with its reasons."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ if TYPE_CHECKING:
 
 
 def integrity(evidence: Evidence) -> Section:
-    """Whether supervised fine-tuning had converged, and its losses."""
+    """Whether pretraining had converged, and its losses."""
     key, title = "sft", "Was π₀ trained to the end?"
     found = evidence.integrity
+    terms = evidence.terms
     training = _points(evidence.sft_metrics, "loss")
     checked = (found or {}).get("losses")
     heldout = _points(checked, "loss") if checked else _points(evidence.sft_metrics, "eval_loss")
     if found is None and training is None:
         absent = (
-            "The record holds no SFT run, so nothing here tells an inferior π₀ from an "
-            "under-trained one."
+            f"The record holds no {terms.pretraining} run, so nothing here tells an inferior π₀ "
+            "from an under-trained one."
         )
         return Section(key=key, title=title, absent=absent)
     plots = {}
     if training is not None or heldout is not None:
-        plots["loss"] = _loss_plot(training, heldout)
-    return Section(key=key, title=title, body={"found": found or {}}, plots=plots)
+        plots["loss"] = _loss_plot(training, heldout, terms)
+    return Section(key=key, title=title, body={"found": found or {}, "terms": terms}, plots=plots)
 
 
 def _points(rows: Iterable[Any], key: str) -> Points | None:
@@ -48,7 +49,12 @@ def _points(rows: Iterable[Any], key: str) -> Points | None:
     return tuple(np.array(points).T) if points else None
 
 
-def _loss_plot(training: Points | None, heldout: Points | None) -> Plot:
+def _loss_plot(training: Points | None, heldout: Points | None, terms: words.Terms) -> Plot:
+    caption = (
+        "One run. Convergence is judged on the held-out loss."
+        if heldout is not None
+        else "One run; no held-out loss was taken."
+    )
     told = [
         f"{name} loss from {losses[0]:.3g} to {losses[-1]:.3g} over {int(steps[-1])} steps"
         for name, points in (("training", training), ("held-out", heldout))
@@ -57,11 +63,9 @@ def _loss_plot(training: Points | None, heldout: Points | None) -> Plot:
     ]
     return Plot(
         name="sft-loss",
-        draw=partial(figures.loss_curve, training=training, heldout=heldout),
+        draw=partial(figures.loss_curve, training=training, heldout=heldout, terms=terms),
         alt="; ".join(told).capitalize() + ".",
-        caption="One run. Convergence is judged on the held-out loss."
-        if heldout is not None
-        else "One run; no held-out loss was taken.",
+        caption=caption if terms == words.LLM else "One run, on rows of D.",
         size=(368, 200),
     )
 
@@ -78,9 +82,11 @@ def plan(evidence: Evidence) -> Section:
     body = {
         **_told(found),
         "family": words.title(chosen.family, words.FAMILIES),
-        "first": words.FIRST.get(str(found.get("first"))),
+        "first": words.FIRST.get(str(found.get("first")), "").format(
+            pretraining=evidence.terms.pretraining
+        ),
         "source": found.get("source"),
-        "interventions": list(_interventions(chosen, horizon, plots)),
+        "interventions": list(_interventions(chosen, horizon, plots, evidence.terms)),
         "alternatives": [
             _told(a) for a in found.get("alternatives") or () if isinstance(a, Mapping)
         ],
@@ -121,14 +127,16 @@ def _strengths(item: AnyIntervention) -> Iterator[tuple[str, Ramp]]:
             yield f.name, value
 
 
-def _interventions(chosen: Plan, horizon: int, plots: dict[str, Plot]) -> Iterator[dict[str, Any]]:
+def _interventions(
+    chosen: Plan, horizon: int, plots: dict[str, Plot], terms: words.Terms
+) -> Iterator[dict[str, Any]]:
     for item in chosen.interventions:
         ramps = []
         for name, r in _strengths(item):
             plot = _ramp_plot(f"ramp-{item.kind}-{name}", r, horizon)
             if moves := r.final != r.start or r.rise > 0:
                 plots[plot.name] = plot
-            words_of = words.STRENGTHS.get((item.kind, name), name)
+            words_of = words.STRENGTHS.get((item.kind, name), name).format(batch=terms.batch)
             shown = plot.name if moves else None
             ramps.append({"plot": shown, "name": words_of, "words": _ramp_words(r)})
         settings = [

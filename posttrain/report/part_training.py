@@ -24,20 +24,22 @@ if TYPE_CHECKING:
 
 SERIES: Final[tuple[tuple[str, str, dict[str, tuple[str, Colour]]], ...]] = (
     ("kl", "KL to π₀", {"regime/kl_to_pi0": ("KL", PI0)}),
-    ("nll", "NLL of D (per token)", {"regime/nll_on_data": ("NLL", DATA)}),
+    ("nll", "NLL of D ({unit})", {"regime/nll_on_data": ("NLL", DATA)}),
     ("replay", "replay of D", {"regime/replay_weight": ("weight", DATA),
                                "regime/replay_share": ("share", SOFT)}),
     ("anchor", "anchor coefficient", {"regime/anchor": ("coefficient", PI0)}),
-    ("reward", "training reward", {"reward": ("reward", TUNED)}),
+    ("reward", "training {reward}", {"reward": ("reward", TUNED)}),
     ("silent", "groups without signal", {"frac_reward_zero_std": ("share", SOFT)}),
     ("clipped", "completions cut off", {"completions/clipped_ratio": ("share", SOFT)}),
     ("entropy", "entropy", {"entropy": ("entropy", TUNED)}),
+    ("q-bias", "critic: value minus return", {"q/bias": ("bias", TUNED)}),
+    ("q-rank", "critic: rank correlation with return", {"q/rank_correlation": ("rank", TUNED)}),
 )  # fmt: skip
 """Small multiples: key, title, and the logged keys drawn in each."""
 
 
 def training(evidence: Evidence) -> Section:
-    """Held-out return over RL, and what moved with it."""
+    """Return over RL, and what moved with it."""
     key, title = "training", "Training"
     curve = evidence.curve or _logged_curve(evidence.metrics)
     if curve is None and not evidence.metrics:
@@ -51,6 +53,7 @@ def training(evidence: Evidence) -> Section:
         "curve": curve,
         "parts": parts,
         "noun": evidence.noun,
+        "terms": evidence.terms,
         "small": [plot.name for plot in small],
         "steps": max((row.get("step", 0) for row in evidence.metrics), default=0),
     }
@@ -86,13 +89,15 @@ def _curve_plot(evidence: Evidence, curve: Curve, parts: Mapping[str, Any]) -> P
         plasticity=parts.get("plasticity", np.ptp(curve.values)),
         noise=parts.get("noise_floor"),
     )
-    draw = partial(curves.training_curve, curve=curve, start=start, parts=told)
+    draw = partial(
+        curves.training_curve, curve=curve, start=start, parts=told, terms=evidence.terms
+    )
     units = curve.points[0].units
     of = f", each over {units:,} {evidence.noun}" if units else ""
     return Plot(
         name="training",
         draw=draw,
-        alt=f"Held-out return from {plain(curve.values[0])} to {plain(curve.values[-1])}; "
+        alt=f"{_capital(evidence)} from {plain(curve.values[0])} to {plain(curve.values[-1])}; "
         f"lowest {plain(curve.values.min())}, highest {plain(curve.values.max())}.",
         caption=f"{len(curve.steps)} evaluations of one run{of}; band: 95% interval of each. "
         "Circles: the lowest and the highest.",
@@ -101,8 +106,13 @@ def _curve_plot(evidence: Evidence, curve: Curve, parts: Mapping[str, Any]) -> P
     )
 
 
+def _capital(evidence: Evidence) -> str:
+    return evidence.terms.returned.capitalize()
+
+
 def _small_multiples(evidence: Evidence) -> Iterator[Plot]:
-    for key, title, wanted in SERIES:
+    for key, pattern, wanted in SERIES:
+        title = pattern.format(unit=evidence.terms.unit_of_nll, reward=evidence.terms.reward)
         lines: dict[str, tuple[Floats, Floats, Colour]] = {}
         for column, (label, colour) in wanted.items():
             points = [
@@ -110,7 +120,7 @@ def _small_multiples(evidence: Evidence) -> Iterator[Plot]:
                 for row in evidence.metrics
                 if isinstance(row.get(column), int | float) and "step" in row
             ]
-            if points and (key != "replay" or any(v for _, v in points)):
+            if points and (key not in {"replay", "anchor"} or any(v for _, v in points)):
                 steps, values = np.array(points, dtype=float).T
                 lines[label] = (steps, values, colour)
         if not lines:
@@ -155,6 +165,8 @@ def outcome(evidence: Evidence) -> Section:
         "rows": [{"decoding": name, **row} for name, row in rows],
         "first": found,
         "noun": evidence.noun,
+        "terms": evidence.terms,
+        "texts": evidence.kind != "control",
         "shown": "gain" if low > 0 else "loss" if high < 0 else "nothing",
         "level": 100 * (1 - found.get("alpha", 0.05)),
         "short": d.j_dataset if found["after"] < d.j_dataset else None,
@@ -177,18 +189,20 @@ def _outcome_plots(
         ends = f"[{plain(e.low, signed=True)}, {plain(e.high, signed=True)}]"
         text = f"{name}: {plain(e.value, signed=True)} {ends} · {e.units:,} {evidence.noun}"
         steps.append(Row(text, e, TUNED, "D", decides=name == rows[0][0]))
-    height = 64 + 44 * len(rows)
+    height, terms = 64 + 44 * len(rows), evidence.terms
     return {
         "levels": Plot(
             name="outcome",
-            draw=partial(curves.before_after, rows=arrows, scale=evidence.diagnosis.scale),
-            alt="Held-out return before and after RL. " + "; ".join(a[0] for a in arrows),
+            draw=partial(
+                curves.before_after, rows=arrows, scale=evidence.diagnosis.scale, terms=terms
+            ),
+            alt=f"{_capital(evidence)} before and after RL. " + "; ".join(a[0] for a in arrows),
             caption="Circle: π₀. Diamond: after RL.",
             size=(368, height),
         ),
         "gain": Plot(
             name="gain",
-            draw=partial(curves.gains, rows=steps),
+            draw=partial(curves.gains, rows=steps, terms=terms),
             alt="Gain of RL with interval. " + "; ".join(s.label for s in steps),
             caption="Difference on the same units, so what is easy or hard cancels.",
             size=(368, height),

@@ -32,6 +32,9 @@ def verdict(evidence: Evidence) -> Section:
             "flags": [(words.title(f.kind, words.FLAGS), f.text) for f in d.flags],
             "noun": evidence.noun,
             "scaled": tuple(d.scale) != (0, 1),
+            "alternatives": _alternatives(evidence),
+            "terms": evidence.terms,
+            "control": evidence.kind == "control",
             "level": round(100 * (1 - 2 * d.alpha)),
             "seen": evidence.seen,
             "decodings": [o for o in d.decodings if o.name != "rollout"],
@@ -40,6 +43,19 @@ def verdict(evidence: Evidence) -> Section:
         },
         plots={"band": _band(evidence), "levels": _levels(evidence)},
     )
+
+
+def _alternatives(evidence: Evidence) -> dict[str, float]:
+    """Gaps that other rules give, on the scale of the verdict's."""
+    found, d = evidence.alternatives or {}, evidence.diagnosis
+    gaps = {}
+    q = found.get("q")
+    if q and q["scale"]:
+        gaps["by the values of π₀’s critic"] = (q["policy"] - q["dataset"]) / q["scale"]
+    if "bc" in found:
+        clone = float(found["bc"]["j"])
+        gaps["to a clone of D"] = (d.j_policy - clone) / (d.scale[1] - d.scale[0])
+    return gaps
 
 
 def _gap_rows(evidence: Evidence) -> Iterator[Row]:
@@ -53,7 +69,9 @@ def _gap_rows(evidence: Evidence) -> Iterator[Row]:
         yield Row(_label(other.name, e, evidence.noun), e, decides=False)
     if (s := evidence.seen) is not None:
         e = _estimate(s.gap, s.interval, s.units)
-        yield Row(_label("seen in SFT", e, evidence.noun), e, decides=False)
+        yield Row(
+            _label(f"seen in {evidence.terms.pretraining}", e, evidence.noun), e, decides=False
+        )
 
 
 def _label(name: str, e: Estimate, noun: str) -> str:

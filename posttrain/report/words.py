@@ -35,6 +35,45 @@ REGIMES: Final = {
     ),
 }
 
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a kind of run calls the things that all kinds have."""
+
+    pretraining: str
+    """What made pi_0 out of D."""
+    step: str
+    """What RL counts."""
+    returned: str
+    """What an evaluation measures."""
+    unit_of_nll: str
+    losses: str
+    """What the losses of pretraining are."""
+    batch: str
+    """What D takes a share of."""
+    reward: str
+    """What training rollouts get."""
+
+
+LLM: Final = Terms(
+    pretraining="SFT",
+    step="RL step",
+    returned="held-out return",
+    unit_of_nll="per token",
+    losses="loss, nats a token",
+    batch="group",
+    reward="reward",
+)
+CONTROL: Final = Terms(
+    pretraining="pretraining",
+    step="environment step",
+    returned="return",
+    unit_of_nll="nats an action",
+    losses="misfit to D's actions",
+    batch="batch",
+    reward="return",
+)
+
 TESTS: Final = {
     "paired": "paired by unit",
     "welch": "Welch, two independent samples",
@@ -43,7 +82,7 @@ TESTS: Final = {
 }
 
 FLAGS: Final = {
-    "sft_not_converged": "SFT had not converged",
+    "sft_not_converged": "π₀ was still being trained",
     "both_near_zero": "Both sides are near zero",
     "both_near_ceiling": "Both sides are near the ceiling",
     "success_filtered": "Every demonstration succeeds",
@@ -54,6 +93,8 @@ FLAGS: Final = {
     "partly_paired": "Not every unit could be paired",
     "unpaired": "The two sides could not be paired",
     "few_units": "Few units",
+    "unbounded": "No bounds to test from",
+    "no_variance": "Nothing varies, and nothing is bounded",
 }
 
 
@@ -88,11 +129,11 @@ INTERVENTIONS: Final = {
 STRENGTHS: Final = {
     ("anchor", "coefficient"): "coefficient of the pull towards π₀",
     ("replay", "weight"): "weight of the imitation loss on D",
-    ("replay", "share"): "share of every group taken from D",
+    ("replay", "share"): "share of every {batch} taken from D",
 }
 
 FIRST: Final = {
-    "sft_more": "First train π₀ further by SFT, and diagnose again.",
+    "sft_more": "First train π₀ further by {pretraining}, and diagnose again.",
     "measure_more": "First measure more units.",
     "check_reward": "First check the reward.",
     "skip_rl": "There is nothing here for RL to gain.",
