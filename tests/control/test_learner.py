@@ -20,7 +20,8 @@ def schedule(learner: Learner, batches: list[Batch], m: int | None = None) -> li
     """
     delay = algorithms.delay_of(learner.settings)
     found = []
-    for i, batch in enumerate(batches):
+    for i, every in enumerate(batches):
+        batch = every
         critic = [i % 4 != 1, True, i > 3]
         actor = [on and i >= warm for on, warm in zip(critic, (0, 4, 0), strict=True)]
         turn = (i + 1) % delay == 0
@@ -28,7 +29,7 @@ def schedule(learner: Learner, batches: list[Batch], m: int | None = None) -> li
             critic, actor = critic[m : m + 1], actor[m : m + 1]
             if not any(critic):
                 continue
-            batch = of_member(batch, m)
+            batch = of_member(every, m)
         rows = batch.rows(32, 64) if i % 3 == 0 else None
         metrics = learner.update(
             batch, critic=critic, actor=actor if turn else None, rows=rows if turn else None
@@ -71,7 +72,7 @@ def test_another_seed_is_another_run(name: str) -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_member_that_holds_still_keeps_weights_moments_targets_and_noise(name: str) -> None:
-    agent, views, learner = start(*EVERY[name], SEEDS)
+    _, views, learner = start(*EVERY[name], SEEDS)
     on, delay = [True] * 3, algorithms.delay_of(learner.settings)
     for i in range(2 * delay):
         learner.update(random_batch(3, seed=i), critic=on, actor=on)
