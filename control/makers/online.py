@@ -108,7 +108,10 @@ def learn(settings: OnlineSettings, seeds: Sequence[int], steps: int) -> Iterato
         EnvError: the environment cannot be made.
     """
     with players(settings.env, len(seeds)) as envs:
-        width, action = envs[0].observation_space.shape[0], envs[0].action_space.shape[0]
+        seats = [_Seat(env, seed) for env, seed in zip(envs, seeds, strict=True)]
+        for seat in seats:
+            seat.begin()
+        width, action = len(seats[0].observations[0]), envs[0].actions
         agent = algorithms.build(settings.algorithm, settings.networks, width, action, len(seeds))
         agent.draw_([seeds_of(s, "weights")[0] for s in seeds])
         views = [agent.member(m) for m in range(len(seeds))]
@@ -118,9 +121,6 @@ def learn(settings: OnlineSettings, seeds: Sequence[int], steps: int) -> Iterato
         rows = [np.random.default_rng(seeds_of(s, "rows")[0]) for s in seeds]
         shares = [Share(0.0, 0, generator) for generator in rows]
         acting = Streams([seeds_of(s, "acting noise")[0] for s in seeds])
-        seats = [_Seat(env, seed) for env, seed in zip(envs, seeds, strict=True)]
-        for seat in seats:
-            seat.begin()
         online = Online(settings, agent, learner, episodes=[[] for _ in seeds])
         for step in range(steps):
             _act(online, storage, acting, seats)
