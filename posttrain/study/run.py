@@ -30,16 +30,12 @@ BACKENDS: Final = {"loky": None, "threading": None, "dask": "distributed", "ray"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A group on its way to a worker."""
+    """A group on its way to a worker, with what `work` needs."""
 
     kind: Kind
     group: Group
     root: Path
     quiet: bool
-
-    def __call__(self) -> list[Outcome]:
-        """Run its cells."""
-        return work(self.kind, self.group, self.root, quiet=self.quiet)
 
 
 def run_study(
@@ -73,7 +69,7 @@ def run_study(
     shared = needed(grid, groups, first=index / count)
     refuse_strangers(flat((*shared, *groups)))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes inherit it before torch is loaded
-    quiet = backend != "threading"  # threads share one standard output
+    quiet = backend in {"loky", "ray"}  # threads share one standard output
 
     def calls(units: Sequence[Group]) -> list[Call]:
         return [Call(grid.kind, group, study.folder, quiet) for group in units]
@@ -127,7 +123,7 @@ def _stream(calls: Sequence[Call], sent: list[Call], *, alone: bool = False) -> 
     def going() -> Iterator[Any]:
         for call in calls:
             sent.append(call)
-            yield joblib.delayed(call)()
+            yield joblib.delayed(work)(call.kind, call.group, call.root, quiet=call.quiet)
 
     stream = get_active_backend()[0].supports_return_generator
     parallel = joblib.Parallel(

@@ -45,6 +45,19 @@ def test_differences_without_spread_leave_an_honest_doubt():
     assert paired_gap([1.0], **TEST) is None
 
 
+def test_without_bounds_there_is_no_exact_test():
+    skewed = [0.0, 0.0, 0.01, 0.0, 3.0]
+    found = paired_gap(skewed, bounded=False, **TEST)
+    want = stats.ttest_1samp(skewed, 0).confidence_interval(0.9)
+    assert found.interval == pytest.approx((want.low, want.high))
+    assert paired_gap([2.0] * 5, bounded=False, **TEST).regime is Regime.UNDECIDED
+    policies = [np.array([1.2, 1.4]), np.array([1.5, 1.5]), np.array([1.3, 1.2])]
+    data = [np.array([-0.1, 0.0, 0.1])] * 3
+    wide = regime_gap(policies, data, bounded=False, **TEST)
+    want = stats.ttest_ind([1.3, 1.5, 1.25], data[0], equal_var=False).confidence_interval(0.9)
+    assert wide.interval == pytest.approx((want.low, want.high))
+
+
 def test_rounding_is_no_spread():
     differences = np.array([0.9, 0.7]) - np.array([0.5, 0.3])
     assert np.ptp(differences) > 0

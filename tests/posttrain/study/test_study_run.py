@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from fake_kind import ALONE, TOGETHER
 from test_study_cells import BASE, STUDY
+from typer.testing import CliRunner
 
+from posttrain import cli
 from posttrain.files import locked
 from posttrain.record import Record, RecordError
-from posttrain.study import load_study
+from posttrain.study import kind, load_study
 from posttrain.study.cells import flat, lay_out
 from posttrain.study.live import Live
 from posttrain.study.run import run_study, write_table
@@ -230,7 +232,7 @@ def test_a_study_killed_at_any_time_goes_on(written, tmp_path, jobs):
     log = tmp_path / "log"
     overrides = [f"overrides.log={log}", "overrides.finetune.sleeps=0.1"]
     study = load_study(written, overrides)
-    for wanted in (2, 6):
+    for wanted in (2, 6)[: 3 - jobs]:
         process = start(written, "0/1", jobs, *overrides)
         end = time.monotonic() + 60
         while len(list(study.folder.rglob("outcome.json"))) < wanted:
@@ -323,3 +325,47 @@ def test_a_table_is_written_from_records_alone(written, tmp_path):
     before = [(study.folder / name).read_bytes() for name in names]
     assert write_table(study) == first
     assert [(study.folder / name).read_bytes() for name in names] == before
+
+
+@pytest.mark.filterwarnings("default")
+def test_dask_runs_the_same_cells(written, tmp_path):
+    pytest.importorskip("distributed")
+    found = run_study(load_study(written), kinds=TOGETHER, jobs=2, backend="dask")
+    assert set(states(found).values()) == {"done"}
+    run_study(load_study(write(tmp_path / "one")), kinds=ALONE)
+    assert cells_of(tmp_path / "out") == cells_of(tmp_path / "one" / "out")
+
+
+def command(*args):
+    return CliRunner().invoke(cli.app, ["study", *map(str, args)])
+
+
+def test_the_command_line_runs_tabulates_and_ends_with_a_status(written, tmp_path, monkeypatch):
+    monkeypatch.setattr(kind, "KINDS", TOGETHER)
+    fail = "arms.0.overrides.finetune.fails=[4]"
+    nothing = command(written, "--table")
+    assert nothing.exit_code == 0
+    assert "no setting has an outcome yet" in nothing.stdout
+    failed = command(written, fail, "settings=[{name: weak}]")
+    assert failed.exit_code == 1
+    assert "weak/anchor/seed-4: ValueError: seed 4 diverged" in failed.stderr
+    assert "1 of 6 cells failed" in failed.stderr
+    tabulated = command(written, fail, "settings=[{name: weak}]", "--table")
+    assert tabulated.exit_code == 0
+    assert "| weak | anchor | pi0-centric | 1 |" in tabulated.stdout
+    assert tabulated.stdout.splitlines()[-1] == str(tmp_path / "out" / "small")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--shard", "3/2"], "posttrain: --shard: wanted i/n with 0 <= i < n"),
+        (["arms.0.overrides.nothing=1"], "posttrain: setting weak, arm anchor: nothing: no such"),
+        (["nothing=1"], "nothing: no such field"),
+    ],
+)
+def test_the_command_line_refuses_with_a_sentence_and_status_2(written, monkeypatch, args, words):
+    monkeypatch.setattr(kind, "KINDS", TOGETHER)
+    done = command(written, *args)
+    assert done.exit_code == 2
+    assert words in done.stderr
