@@ -113,3 +113,27 @@ def train(learner: Learner, batches: Sequence[Batch], *, delay: int = 1) -> None
     on = [True] * learner.agent.members
     for i, batch in enumerate(batches):
         learner.update(batch, critic=on, actor=on if (i + 1) % delay == 0 else None)
+
+
+def bandit(members: int, rows: int = 128, *, seed: int = 0) -> Batch:
+    """One step: the state is a number s, the actions are random, the reward is -(a - s)^2."""
+    draw = torch.Generator().manual_seed(seed)
+    states = torch.rand(members, rows, 1, generator=draw) * 1.6 - 0.8
+    actions = torch.rand(members, rows, 1, generator=draw) * 2 - 1
+    rewards = -(actions - states).square().sum(-1)
+    return Batch(
+        observations=states,
+        actions=actions,
+        rewards=rewards,
+        masks=torch.zeros_like(rewards),
+        returns=rewards,
+        next_observations=states,
+        next_actions=torch.full_like(actions, torch.nan),
+    )
+
+
+def miss(agent: Agent) -> Tensor:
+    """Root mean square distance of the policy's actions from the bandit's best ones, `[M]`."""
+    states = torch.linspace(-0.8, 0.8, 33)[None, :, None].expand(agent.members, -1, -1)
+    with torch.no_grad():
+        return (agent.actor(states).mode() - states).square().mean((1, 2)).sqrt()

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from populations import EVERY, moments, of_member, random_batch, start, weights
+from populations import EVERY, moments, of_member, random_batch, start, train, weights
 
 from control import algorithms
 from control.learner import Learner
+from control.settings import (
+    AlgorithmSettings,
+    CqlSettings,
+    IqlSettings,
+    SacSettings,
+    Td3BcSettings,
+    Td3Settings,
+)
 from control.storage import Batch
 
 SEEDS = (5, 11, 3)
@@ -140,3 +150,52 @@ def test_metrics_are_one_finite_number_a_member(name: str) -> None:
         assert value.shape == (3,), key
         assert torch.isfinite(value).all(), key
         assert not value.requires_grad, key
+
+
+def chain(rows: int, seed: int) -> Batch:
+    """Two states in turn, reward 1 a step, random actions. Member 1's task ends at the second.
+
+    For member 0 only time ran out there, and what follows counts.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    second = torch.rand(2, rows, generator=draw) < 0.5
+    states = torch.stack([~second, second], -1).float()
+    masks = torch.ones(2, rows)
+    masks[1][second[1]] = 0
+    return Batch(
+        observations=states,
+        actions=torch.rand(2, rows, 1, generator=draw) * 2 - 1,
+        rewards=torch.ones(2, rows),
+        masks=masks,
+        returns=torch.full((2, rows), -torch.inf),
+        next_observations=1 - states,
+        next_actions=torch.full((2, rows, 1), torch.nan),
+    )
+
+
+GAMMA = 0.8
+TD3 = Td3Settings(gamma=GAMMA, tau=0.1, actor_lr=3e-3, critic_lr=1e-2)
+SAC = SacSettings(gamma=GAMMA, tau=0.1, actor_lr=3e-3, critic_lr=1e-2)
+SHORT: dict[str, AlgorithmSettings] = {
+    "td3": TD3,
+    "td3_bc": Td3BcSettings(td3=TD3),
+    "rebrac": Td3BcSettings(critic_bc=0.5, td3=TD3),
+    "sac": SAC,
+    "redq": replace(SAC, subset=2),
+    "iql": IqlSettings(gamma=GAMMA, tau=0.1, lr=1e-2),
+    "cql": CqlSettings(alpha=0, actions=2, sac=SAC),
+    "cal-ql": CqlSettings(alpha=0, actions=2, max_target=True, calibrate=True, sac=SAC),
+}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_values_are_those_of_a_known_chain_and_only_a_true_end_ends_them(name: str) -> None:
+    networks = replace(EVERY[name][1], actor=(16,), critic=(32,))
+    agent, _, learner = start(SHORT[name], networks, [0, 1], observation=2, action=1)
+    train(learner, [chain(32, seed=i) for i in range(350)], delay=4)
+    for actions in (torch.full((2, 2, 1), -0.5), torch.full((2, 2, 1), 0.5)):
+        states = torch.eye(2).expand(2, 2, 2)
+        values = agent.critic(states, actions).detach().mean(1)
+        for_ever, once = 1 / (1 - GAMMA), 1.0
+        wanted = torch.tensor([[for_ever, for_ever], [once + GAMMA, once]])
+        torch.testing.assert_close(values, wanted, rtol=0.05, atol=0.05)
