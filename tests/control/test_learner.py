@@ -174,7 +174,7 @@ def chain(rows: int, seed: int) -> Batch:
 
 
 GAMMA = 0.8
-TD3 = Td3Settings(gamma=GAMMA, tau=0.1, actor_lr=3e-3, critic_lr=1e-2)
+TD3 = Td3Settings(gamma=GAMMA, tau=0.2, actor_lr=3e-3, critic_lr=1e-2)
 SAC = SacSettings(gamma=GAMMA, tau=0.1, actor_lr=3e-3, critic_lr=1e-2)
 SHORT: dict[str, AlgorithmSettings] = {
     "td3": TD3,
@@ -192,7 +192,7 @@ SHORT: dict[str, AlgorithmSettings] = {
 def test_values_are_those_of_a_known_chain_and_only_a_true_end_ends_them(name: str) -> None:
     networks = replace(EVERY[name][1], actor=(16,), critic=(32,))
     agent, _, learner = start(SHORT[name], networks, [0, 1], observation=2, action=1)
-    train(learner, [chain(32, seed=i) for i in range(350)], delay=4)
+    train(learner, [chain(32, seed=i) for i in range(400)], delay=2)
     for actions in (torch.full((2, 2, 1), -0.5), torch.full((2, 2, 1), 0.5)):
         states = torch.eye(2).expand(2, 2, 2)
         values = agent.critic(states, actions).detach().mean(1)
