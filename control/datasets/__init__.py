@@ -8,6 +8,7 @@ from control.datasets.normalise import normalised, references
 from control.datasets.opening import open_dataset
 from control.datasets.registry import REGISTRY, known
 from control.datasets.success import end_at_success, filter_success, filtered, judge, relabel_goal
+from control.datasets.touches import FragmentWarning, first_touches
 
 __all__ = [
     "REGISTRY",
@@ -16,12 +17,14 @@ __all__ = [
     "DatasetWarning",
     "DiscontinuityWarning",
     "Env",
+    "FragmentWarning",
     "Known",
     "Success",
     "concat",
     "end_at_success",
     "filter_success",
     "filtered",
+    "first_touches",
     "from_columns",
     "judge",
     "known",

@@ -131,4 +131,4 @@ def cut(terminals: Bools, timeouts: Bools | None, horizon: float | None, *, sour
     rows = np.arange(len(terminals))
     fresh = np.concatenate(([True], terminals[:-1]))
     since = rows - np.maximum.accumulate(np.where(fresh, rows, 0))
-    return (since % horizon == horizon - 1) & ~terminals
+    return np.asarray(since % horizon == horizon - 1)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from control.datasets.columns import checked, cut, read_columns
 from control.datasets.continuity import describe, jumps
 from control.datasets.dataset import Dataset, DatasetError, DatasetWarning
+from control.datasets.touches import warn_of_fragments
 from posttrain.files import replacing, to_json
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def read_hdf5(
 
     Warns:
         DiscontinuityWarning: Where observations jump inside an episode.
+        FragmentWarning: Where terminals come in runs.
     """
     path = Path(path)
     columns, metadata = read_columns(path)
@@ -83,6 +85,7 @@ def from_columns(
 
     Warns:
         DiscontinuityWarning: Where observations jump inside an episode.
+        FragmentWarning: Where terminals come in runs.
     """
     source = str((about or {}).get("source", name))
     c = checked(columns, source=source)
@@ -90,6 +93,7 @@ def from_columns(
     if rows == 0:
         raise DatasetError(f"{source}: there are no rows")
     terminals = c["terminals"]
+    warn_of_fragments(terminals, name)
     timeouts = cut(terminals, c.get("timeouts"), horizon, source=source)
     ends = terminals | timeouts
     open_end = not ends[-1]
@@ -186,7 +190,9 @@ def write_hdf5(dataset: Dataset, path: str | os.PathLike[str]) -> None:
         for column in PER_EPISODE:
             if getattr(dataset, column) is not None:
                 file[f"episodes/{column}"] = getattr(dataset, column)
-        file[ABOUT] = to_json({"name": dataset.name, "about": dict(dataset.about)})
+        file[ABOUT] = to_json(
+            {"name": dataset.name, "about": dict(dataset.about)}, nan_as_null=True
+        )
 
 
 def _own(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:

@@ -61,8 +61,10 @@ class Known:
     reward_bias: float = 0.0
     failure_reward: float | None = None
     """Raw reward of each step before success on sparse tasks, for Cal-QL's bound."""
-    rewards: Literal["raw", "tasks"] = "raw"
-    """"tasks": the file counts the tasks done at each step (see `control.datasets.kitchen`)."""
+    labels: Literal["plain", "tasks", "touches"] = "plain"
+    """What rewards and terminals in the file mean. "tasks": how many tasks are done at each step
+    (see `control.datasets.kitchen`); "touches": every row near the goal, in trajectories that go on
+    (see `control.datasets.touches`)."""
     cut: bool = True
     """Whether a file without `timeouts` is cut every `horizon` steps; else only at terminals."""
     study: bool = False

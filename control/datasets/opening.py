@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from control.datasets.columns import read_columns
 from control.datasets.dataset import Dataset, DatasetError
@@ -15,6 +16,7 @@ from control.datasets.kitchen import newly_done
 from control.datasets.minari import local_ids, read_minari
 from control.datasets.registry import REGISTRY, known, near
 from control.datasets.success import judge, relabel_goal
+from control.datasets.touches import first_touches
 
 if TYPE_CHECKING:
     from control.datasets.known import Known
@@ -32,7 +34,8 @@ def open_dataset(name: str, *, folder: Path | str | None = None) -> Dataset:
 
     Returns:
         The transitions, with success judged by the registry's rule where the data are known. Files
-        of the kitchen get its environment's rewards (`control.datasets.kitchen`), mazes' successors
+        of the kitchen get its environment's rewards (`control.datasets.kitchen`), those of ant
+        mazes trajectories up to the goal (`control.datasets.touches`), and ant mazes' successors
         on Minari one goal (`relabel_goal`).
 
     Raises:
@@ -86,23 +89,39 @@ def _d4rl(entry: Known, places: list[Path]) -> Dataset:
 def _file(path: Path, entry: Known | None) -> Dataset:
     if entry is None:
         return read_hdf5(path)
-    if entry.rewards == "tasks":
-        return _kitchen(path, entry)
+    if entry.labels != "plain":
+        return _relabelled(path, entry)
     dataset = read_hdf5(path, name=entry.name, horizon=entry.horizon if entry.cut else math.inf)
     return _judged(dataset, entry)
 
 
-def _kitchen(path: Path, entry: Known) -> Dataset:
+LABELS: Final[Mapping[str, tuple[Any, dict[str, str]]]] = {
+    "tasks": (
+        newly_done,
+        {
+            "rewards": "1 when one more task is done than ever before in the episode",
+            "terminals": "completion of the last task; ends of demonstrations are time-outs",
+        },
+    ),
+    "touches": (first_touches, {"terminals": "the first touch of the goal in each trajectory"}),
+}
+
+
+def _relabelled(path: Path, entry: Known) -> Dataset:
+    """Read a file whose rewards or terminals need more than reading."""
     columns, metadata = read_columns(path)
-    if ABOUT in metadata:  # written by `write_hdf5`: the rewards are the environment's already
+    if ABOUT in metadata:  # written by `write_hdf5`: that was done already
         return read_hdf5(path, name=entry.name)
+    relabel, words = LABELS[entry.labels]
+    kept = relabel(columns)
     about = {
         "source": str(path),
-        "rewards": "1 when one more task is done than ever before in the episode",
-        "terminals": "the row that completes the last task; ends of demonstrations are time-outs",
+        **words,
+        "rows in the file": len(columns["rewards"]),
         **({"metadata": metadata} if metadata else {}),
     }
-    return _judged(from_columns(newly_done(columns), name=entry.name, about=about), entry)
+    horizon = entry.horizon if entry.cut else math.inf
+    return _judged(from_columns(kept, name=entry.name, horizon=horizon, about=about), entry)
 
 
 def _minari(dataset: Dataset) -> Dataset:

@@ -122,6 +122,7 @@ def _antmaze() -> Iterator[Known]:
                 reward_scale=10.0,
                 reward_bias=-5.0,
                 failure_reward=0.0,
+                labels="touches",
                 study=size != "umaze",
             )
 
@@ -153,7 +154,7 @@ def _kitchen() -> Iterator[Known]:
             ref_max=4.0,
             success=Success(of="return", at=4.0),
             reward_bias=-4.0,
-            rewards="tasks",
+            labels="tasks",
             cut=False,
             study=True,
         )
@@ -214,7 +215,8 @@ def _maze2d() -> Iterator[Known]:
                     id=env_id,
                     kwargs={"continuing_task": True, "reset_target": False},
                     differs="another point: coordinates, scale and physics are not D4RL's, and the "
-                    "goal is observed",
+                    "goal is observed; the file is one long walk, whose pieces between goals are "
+                    "no episodes of the task",
                 ),
                 minari=f"D4RL/pointmaze/{size}{dense}-v2",
                 minari_env=Env(id=env_id, kwargs={"continuing_task": True}),
