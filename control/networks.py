@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
     from control.settings import PolicyKind
 
-LOG_STD = (-10.0, 2.0)
+LOG_STD = (-5.0, 2.0)
+"""Bounds of a Gaussian policy's log standard deviation. A new one starts at the middle, 0.22: with
+-10 for the lower bound it starts at 0.02, where given actions have a likelihood of e^-1000 and a
+clone spends its first thousand updates on widening.
+"""
 EDGE = 1 - 1e-5
 """Actions of data are moved inside this, where the inverse of tanh is finite (WSRL's clip)."""
 
