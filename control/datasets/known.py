@@ -65,8 +65,6 @@ class Known:
     """What rewards and terminals in the file mean. "tasks": how many tasks are done at each step
     (see `control.datasets.kitchen`); "touches": every row near the goal, in trajectories that go on
     (see `control.datasets.touches`)."""
-    cut: bool = True
-    """Whether a file without `timeouts` is cut every `horizon` steps; else only at terminals."""
     study: bool = False
     """Whether it is among the 21 (see `control.datasets.registry`)."""
 

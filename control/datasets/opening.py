@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -91,8 +90,7 @@ def _file(path: Path, entry: Known | None) -> Dataset:
         return read_hdf5(path)
     if entry.labels != "plain":
         return _relabelled(path, entry)
-    dataset = read_hdf5(path, name=entry.name, horizon=entry.horizon if entry.cut else math.inf)
-    return _judged(dataset, entry)
+    return _judged(read_hdf5(path, name=entry.name, horizon=entry.horizon), entry)
 
 
 LABELS: Final[Mapping[str, tuple[Any, dict[str, str]]]] = {
@@ -120,8 +118,7 @@ def _relabelled(path: Path, entry: Known) -> Dataset:
         "rows in the file": len(columns["rewards"]),
         **({"metadata": metadata} if metadata else {}),
     }
-    horizon = entry.horizon if entry.cut else math.inf
-    return _judged(from_columns(kept, name=entry.name, horizon=horizon, about=about), entry)
+    return _judged(from_columns(kept, name=entry.name, about=about), entry)
 
 
 def _minari(dataset: Dataset) -> Dataset:

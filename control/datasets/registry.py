@@ -155,7 +155,6 @@ def _kitchen() -> Iterator[Known]:
             success=Success(of="return", at=4.0),
             reward_bias=-4.0,
             labels="tasks",
-            cut=False,
             study=True,
         )
 

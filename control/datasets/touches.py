@@ -57,9 +57,7 @@ def first_touches(
     before = touched - c["terminals"]
     at_start = np.maximum.accumulate(np.where(starts, before, 0))
     keep = before == at_start
-    kept = {name: values[keep] for name, values in c.items()}
-    kept["timeouts"] = kept["timeouts"] & ~kept["terminals"]
-    return kept
+    return {name: values[keep] for name, values in c.items()}
 
 
 def warn_of_fragments(terminals: Bools, name: str) -> None:

@@ -124,6 +124,35 @@ def test_a_mazes_goal_is_where_its_environment_puts_it(size):
     assert len(maze.unique_reset_locations) == 1
 
 
+@pytest.mark.parametrize(
+    ("size", "env_id"), [("medium", "AntMaze_Medium-v4"), ("large", "AntMaze_Large-v4")]
+)
+def test_walls_are_gymnasium_robotics(size, env_id):
+    import gymnasium
+    import gymnasium_robotics
+
+    gymnasium.register_envs(gymnasium_robotics)
+    theirs = np.array(gymnasium.spec(env_id).kwargs["maze_map"])
+    ours = np.array([[cell == "1" for cell in row] for row in ANTMAZE[size]])
+    assert np.array_equal(ours, theirs == 1)
+
+
+@pytest.mark.parametrize("size", ANTMAZE)
+def test_every_goal_can_be_reached(size):
+    layout = ANTMAZE[size]
+    assert {layout[0], layout[-1]} == {"1" * len(layout[0])}
+    seen: set[tuple[int, int]] = set()
+    open_cells = [next((i, row.index("r")) for i, row in enumerate(layout) if "r" in row)]
+    while open_cells:
+        row, column = open_cells.pop()
+        if layout[row][column] != "1" and (row, column) not in seen:
+            seen.add((row, column))
+            open_cells += [(row + 1, column), (row - 1, column)]
+            open_cells += [(row, column + 1), (row, column - 1)]
+    assert any(layout[row][column] == "g" for row, column in seen)
+    assert len(seen) == sum(cell != "1" for row in layout for cell in row)
+
+
 @pytest.mark.parametrize("size", ANTMAZE)
 def test_a_flipped_map_is_d4rls_up_to_a_shift(size):
     """D4RL counts y with the rows and from the start: 4 (column - c), 4 (row - r)."""
