@@ -1,8 +1,8 @@
 """What do policies of every level do? D4RL's way: train one, and keep what it lived through.
 
 Fu et al. 2020 (arXiv 2004.07219), section 5: "medium" is a policy stopped at about a third of the
-way from random actions to the expert, "medium-replay" all that it had done until then, "expert" the policy at its
-best. The scale's ends, random and expert, are measured here and kept beside the data.
+way from random actions to the expert, "medium-replay" all that it had done until then, "expert" the
+policy at its best. The scale's ends, random and expert, are measured here and kept with the data.
 """
 
 from __future__ import annotations
