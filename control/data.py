@@ -136,6 +136,28 @@ def summary(source: Source, recipe: ControlRecipe) -> dict[str, Any]:
     }
 
 
+def require_fit(name: str, sizes: tuple[int, int], env: EnvSettings) -> None:
+    """Refuse what was made for another environment.
+
+    Args:
+        name: of the data or the agent, for the sentence.
+        sizes: numbers that it observes and that an action of it has.
+        env: the environment.
+
+    Raises:
+        ValueError: the environment has others.
+    """
+    from control.rollout import players
+
+    with players(env, 1) as (one,):
+        theirs = (len(one.reset(seed=0)[0]), one.actions)
+    if sizes != theirs:
+        raise ValueError(
+            f"{name} observes {sizes[0]} numbers and acts with {sizes[1]}, but {env.id} gives "
+            f"{theirs[0]} and takes {theirs[1]}"
+        )
+
+
 def mean_score(dataset: Dataset, score: Any) -> float:
     """J(D): the mean over its scorable episodes."""
     known = dataset.scores(score).scorable.returns

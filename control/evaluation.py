@@ -8,6 +8,7 @@ import numpy as np
 
 from control.acting import act_of
 from control.agent import load
+from control.data import require_fit
 from control.experience import seeds_of
 from control.rollout import Streams, play, scores
 from control.settings import ControlRecipe, EnvSettings
@@ -45,6 +46,7 @@ def evaluate(
     agent_folder = find_agent(folder, pi0=pi0)
     settings = environment_of(folder, env)
     agent = load(agent_folder)
+    require_fit(str(agent_folder), (agent.observation, agent.action), settings)
     starts = [s % 2**31 for s in seeds_of(seed, "evaluation", episodes)]
     act = act_of(
         agent, np.zeros(episodes, dtype=np.int64), noise=Streams(starts) if noise else None

@@ -32,6 +32,9 @@ def make_data(works: Sequence[Work], load: Load) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DatasetWarning)
         source = load()
+    chosen = source.chosen
+    sizes = chosen.observations.shape[1], chosen.actions.shape[1]
+    data.require_fit(f"dataset: '{chosen.name}'", sizes, recipe.env)
     told = [str(w.message) for w in caught if issubclass(w.category, DatasetWarning)]
     told += [str(text) for text in source.chosen.about.get("warnings", ())]
     for work in works:

@@ -299,6 +299,14 @@ def test_a_task_of_returns_without_bounds_goes_through_with_another_algorithm(tm
     assert record.integrity()["converged"] in {True, False}
 
 
+def test_data_of_another_environment_are_refused_before_training(whole, tmp_path):
+    data = whole / "data" / "dataset.hdf5"
+    recipe = tiny(tmp_path, f"dataset={{source: {data}}}", "env={id: Pendulum-v1}")
+    with pytest.raises(ValueError, match="observes 6 numbers and acts with 2, but Pendulum-v1"):
+        pipeline.run(replace(recipe, env=replace(recipe.env, score="return")))
+    assert not (tmp_path / "tiny" / "sft_metrics.jsonl").exists()
+
+
 def test_an_unknown_stage_is_refused(tmp_path):
     with pytest.raises(ValueError, match="--stop-after: wanted one of data, pretrain"):
         pipeline.run(tiny(tmp_path), stop_after="rl")
