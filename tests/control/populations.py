@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from control import algorithms
 from control.agent import Agent
 from control.learner import Learner
+from control.networks import Critic, Value
 from control.settings import (
     AlgorithmSettings,
     BcSettings,
@@ -137,3 +139,33 @@ def miss(agent: Agent) -> Tensor:
     states = torch.linspace(-0.8, 0.8, 33)[None, :, None].expand(agent.members, -1, -1)
     with torch.no_grad():
         return (agent.actor(states).mode() - states).square().mean((1, 2)).sqrt()
+
+
+def copy_of(view: Agent) -> Agent:
+    """A member's weights, its own from now on: for references that train them another way."""
+    found = copy.deepcopy(view)
+    for p in found.parameters():
+        p.data = p.data.clone()
+        p.grad = None
+    return found
+
+
+def descend(loss: Tensor, network: nn.Module, rate: float) -> None:
+    """Take the first step of a new Adam on a network, as one would without steppers."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    optimizer.zero_grad()
+    loss.backward(inputs=list(network.parameters()))
+    optimizer.step()
+
+
+def assert_same_weights(found: Agent, wanted: Agent) -> None:
+    for name, value in weights(wanted).items():
+        torch.testing.assert_close(weights(found)[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def answer_(network: Critic | Value, answers: Sequence[float]) -> None:
+    """Make network i of a stack answer `answers[i]` whatever it is asked."""
+    with torch.no_grad():
+        for p in network.parameters():
+            p.zero_()
+        network.head.bias.copy_(torch.tensor(answers).view(-1, 1, 1))
