@@ -1,8 +1,8 @@
 """`python -m control`: exit statuses, sentences, and what each verb prints."""
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -137,21 +137,18 @@ def test_only_control_recipes_are_listed():
 
 def test_help_loads_nothing_heavy_and_answers_at_once():
     code = (
-        "import sys, control.cli, control.settings, control.datasets.registry\n"
-        "heavy = {'torch', 'gymnasium', 'minari', 'h5py', 'scipy', 'mujoco', 'rich.table'}\n"
+        "import sys, control.cli, control.settings\n"
+        "heavy = {'torch', 'gymnasium', 'minari', 'h5py', 'mujoco', 'scipy', 'rich.table'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "torch" not in found.stdout
-    code = code.replace("import sys, control.cli, control.settings, control.datasets.registry",
-                        "import sys, control.cli")  # fmt: skip
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
-    begun = time.process_time()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-m", "control", "--help"], capture_output=True, text=True, check=True
     )
-    assert time.process_time() - begun < 0.5
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime < 0.5  # the CPU's time: others may be at work here
     for verb in ("pretrain", "diagnose", "finetune", "evaluate", "datasets", "recipes"):
         assert verb in done.stdout
 
