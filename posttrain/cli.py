@@ -179,7 +179,7 @@ def prescribe(
     Each comes with what would refute it and what to fall back on. The source may also be a
     diagnosis.json.
     """
-    from posttrain.inputs import planned_steps, read_diagnosis, read_sides
+    from posttrain.inputs import learner_of, planned_steps, read_diagnosis, read_sides
     from posttrain.intervention.prescription import prescribe
     from posttrain.record import to_json
 
@@ -187,7 +187,7 @@ def prescribe(
     if stored is None:
         sides = read_sides(source, policy=policy, dataset=dataset)
         stored = _diagnose(sides, sequential=False, **_settings(None))
-    plans = prescribe(stored, steps=steps or planned_steps(source))
+    plans = prescribe(stored, learner_of(source), steps=steps or planned_steps(source))
     if json:
         typer.echo(to_json([plan.to_dict() for plan in plans], indent=2))
         return

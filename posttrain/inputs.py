@@ -12,6 +12,7 @@ from posttrain.regime.scores import Scores, ScoresError, read_scores
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from posttrain.intervention.capabilities import Capabilities
     from posttrain.regime.scores import Decoding
 
 
@@ -94,6 +95,22 @@ def read_diagnosis(path: Path) -> Diagnosis | None:
         raise
     except ValueError as error:
         raise RecordError(f"{path}: not a diagnosis: {error}") from None
+
+
+def learner_of(path: Path | None) -> Capabilities:
+    """What the learner of a run's recipe can be told; GRPO's abilities where there is no run."""
+    from posttrain.intervention.capabilities import (
+        CONTROL_SAC,
+        CONTROL_TD3,
+        LLM_GRPO,
+        LLM_GRPO_LORA,
+    )
+
+    recipe = (Record(path).recipe() if path is not None and path.is_dir() else None) or {}
+    if recipe.get("kind") == "control":
+        deterministic = recipe["networks"]["policy"] == "deterministic"
+        return CONTROL_TD3 if deterministic else CONTROL_SAC
+    return LLM_GRPO_LORA if (recipe.get("model") or {}).get("lora") else LLM_GRPO
 
 
 def planned_steps(path: Path | None) -> int:

@@ -1,5 +1,6 @@
 """`python -m control`: exit statuses, sentences, and what each verb prints."""
 
+import json
 import resource
 import subprocess
 import sys
@@ -157,3 +158,12 @@ def test_a_saved_agent_fits_only_its_environment(run):
     done = command("evaluate", run / "pi0", "--env", "Pendulum-v1")
     assert done.exit_code == 2
     assert "observes" in done.stderr
+
+
+def test_what_posttrain_prescribes_for_a_run_is_what_its_learner_can_do(run, tmp_path):
+    from posttrain import cli as other
+
+    found = CliRunner().invoke(other.app, ["prescribe", str(run), "--json"])
+    assert found.exit_code == 0, found.output
+    mine = json.loads(found.stdout)
+    assert mine == json.loads((run / "plan.json").read_text())["alternatives"]
