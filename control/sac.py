@@ -16,6 +16,7 @@ from torch import Tensor
 
 from control.agent import Active, Agent, Stepper, Streams, follow_
 from control.learner import Extra, Metrics
+from control.proposal import Rival
 from control.settings import NetworkSettings, SacSettings
 from control.storage import Batch
 from control.td3 import climbed, fit_critic
@@ -51,6 +52,8 @@ class Sac:
     views: Sequence[Agent]
     steppers: tuple[Stepper, Stepper]
     streams: Streams
+    rival: Rival | None = None
+    """The frozen pi_0, where it proposes actions too."""
 
     @classmethod
     def start(
@@ -75,7 +78,7 @@ class Sac:
         extra: Extra | None = None,
     ) -> Metrics:
         """See `control.learner.Learner`."""
-        y = target(self.agent, self.settings, self.streams.only(critic), batch)
+        y = target(self.agent, self.settings, self.streams.only(critic), batch, self.rival)
         metrics = fit_critic(self.agent, self.steppers[0], batch, y, critic)
         follow_(self.agent, self.views, self.settings.tau, critic)
         if actor is not None and any(actor):
@@ -118,14 +121,24 @@ def check_subset(settings: SacSettings, networks: NetworkSettings) -> None:
 
 
 @torch.no_grad()
-def target(agent: Agent, settings: SacSettings, streams: Streams, batch: Batch) -> Tensor:
+def target(
+    agent: Agent,
+    settings: SacSettings,
+    streams: Streams,
+    batch: Batch,
+    rival: Rival | None = None,
+) -> Tensor:
     """Give r + gamma * mask * (min_k Q'_k(s', a') [- alpha log pi(a' | s')]), `[M, B]`.
 
-    a' ~ pi(s'). The entropy's part counts where `backup_entropy` says so.
+    a' ~ pi(s'), or a rival's action, which earns no entropy. The entropy's part counts where
+    `backup_entropy` says so.
     """
     assert agent.target_critic is not None and agent.temperature is not None  # noqa: PT018, S101
     policy = agent.actor(batch.next_observations)
     actions, log_prob = policy.sample(streams.normal(*batch.actions.shape[1:]))
+    if rival is not None:
+        actions, theirs = rival.follow(agent, batch.next_observations, actions, streams)
+        log_prob = torch.where(theirs, 0, log_prob)
     values = agent.target_critic(batch.next_observations, actions)
     following = smallest(values, settings.subset, streams)
     if settings.backup_entropy:
