@@ -25,6 +25,8 @@ from control.storage import Batch
 
 CHUNK = 512
 """Rows that pass a critic together on a CPU, so that what a layer wrote is still near."""
+LARGEST = 1e6
+"""Bound of a learnt weight, which would grow for ever where the gap cannot be reached."""
 
 
 def build(
@@ -122,7 +124,7 @@ class Cql:
         if agent.penalty is None or settings.gap is None:
             loss = regression + settings.alpha * pressed.sum(-1)
         else:
-            weight = agent.penalty()[:, 0]
+            weight = agent.penalty()[:, 0].clamp(max=LARGEST)
             loss = regression + weight.detach() * pressed.sum(-1)
             loss = loss - weight * (metrics["penalty"] - settings.gap)
             metrics["penalty_weight"] = weight.detach()
