@@ -24,7 +24,7 @@ from control.environments import Flat, replay_actions
 from control.experience import rows_of, seeds_of
 from control.networks import EDGE, Policy
 from control.rollout import players
-from control.settings import AlgorithmSettings, ControlRecipe, FinetuneSettings
+from control.settings import AlgorithmSettings, ControlRecipe
 from control.storage import UNKNOWN, Storage, pack
 
 Propose = Callable[[Agent, Agent, Policy, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -70,7 +70,7 @@ class Collector:
     def start(
         cls,
         recipe: ControlRecipe,
-        settings: FinetuneSettings,
+        algorithm: AlgorithmSettings,
         agent: Agent,
         reference: Agent,
         storage: Storage,
@@ -82,7 +82,7 @@ class Collector:
         empty = np.zeros(agent.observation, dtype=np.float32)
         return cls(
             recipe,
-            settings.algorithm,
+            algorithm,
             agent,
             reference,
             storage,

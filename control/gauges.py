@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from control.agent import Agent
     from control.datasets.dataset import Dataset
-    from control.finetune import FinetuneRun
+    from control.handover import FinetuneRun
     from control.learner import Metrics
 
 PROBED = 512

@@ -22,10 +22,13 @@ class Learner(Protocol):
     """An algorithm at work on M members."""
 
     agent: Agent
-    steppers: Sequence[Stepper]
-    """All of them: what a reset forgets and a checkpoint keeps."""
     streams: Streams
     """Noise of the updates; a checkpoint keeps its state."""
+
+    @property
+    def steppers(self) -> Sequence[Stepper]:
+        """All of them: what a reset forgets and a checkpoint keeps."""
+        ...
 
     def update(
         self,

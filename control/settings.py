@@ -287,6 +287,7 @@ class DiagnoseSettings:
 
 
 Proposal: TypeAlias = Literal["none", "pex", "ibrl"]
+Regulariser: TypeAlias = Literal["drop", "keep"]
 WarmupCritic: TypeAlias = Literal["learns", "waits"]
 Supervised: TypeAlias = Literal["bc", "offline"]
 
@@ -299,7 +300,9 @@ class FinetuneSettings:
     have been collected. `critic` hands the pretrained critic over or draws a new one. During a
     plan's warm-up the critic `learns` or `waits` (WSRL), and after it `critic_first` updates train
     the critic alone: for policies that come without one. `diagnosis_episodes` puts the diagnosis'
-    own rollouts into the buffer first, where they count as warm-up. `proposal` lets the frozen pi_0
+    own rollouts into the buffer first, where they count as warm-up. `regulariser: keep` goes on
+    with the algorithm of pretraining, pessimism or cloning included, instead of `algorithm`;
+    cloning, which is no RL, becomes TD3+BC around `algorithm`. `proposal` lets the frozen pi_0
     propose actions beside the policy (PEX, IBRL). `supervised` does no RL: `steps` times `utd`
     further updates on D, by cloning or by the algorithm of pretraining, evaluated just as often.
     """
@@ -314,6 +317,7 @@ class FinetuneSettings:
     critic_first: int = 0
     warmup_critic: WarmupCritic = "learns"
     diagnosis_episodes: bool = False
+    regulariser: Regulariser = "drop"
     proposal: Proposal = "none"
     supervised: Supervised | None = None
     eval_every: int = 500
