@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -225,6 +226,20 @@ def test_two_shards_at_once_make_each_cell_once(written, tmp_path):
     assert len(events(log)) == len(set(events(log))) == 4 + 8 * 3
     run_study(load_study(write(tmp_path / "one")), kinds=ALONE)
     assert cells_of(tmp_path / "out") == cells_of(tmp_path / "one" / "out")
+
+
+def test_what_another_process_works_on_is_waited_for(written, tmp_path):
+    root, found = tmp_path / "out" / "small", []
+    study = load_study(written, ["seeds=[3]"])
+    thread = threading.Thread(
+        target=lambda: found.extend(run_study(study, kinds=ALONE, backend="threading"))
+    )
+    with locked(root / ".locks" / "weak-pi0-seed-3.lock"):
+        thread.start()
+        time.sleep(1.5)
+        assert not (root / "weak" / "pi0").exists()
+    thread.join(60)
+    assert set(states(found).values()) == {"done"}
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
