@@ -25,6 +25,8 @@ HIDDEN_LAYERS = 2
 SAMPLED_ACTIONS = 10
 DISCOUNT = 0.99
 TYPICAL_RETURN = 30.0
+ANSWERS = os.dup(1)
+"""Standard output as it was: what a library prints goes elsewhere, see `from_command_line`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,7 @@ class Cell:
 
 
 def from_command_line() -> Cell:
+    os.dup2(2, 1)  # a library's own prints must not mix with the answers
     parser = argparse.ArgumentParser()
     parser.add_argument("algorithm")
     parser.add_argument("--width", type=int, default=256)
@@ -92,8 +95,7 @@ def serve(run: Callable[[int], int], *, about: Mapping[str, str], warm_up: int =
         about: versions and remarks, sent once the learner is warm.
         warm_up: steps before the first answer.
     """
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # a library's own prints must not mix with the answers
+    answers = os.fdopen(ANSWERS, "w", buffering=1)
     begun = time.process_time()
     done = run(warm_up)
     rate = done / max(time.process_time() - begun, 1e-6)
