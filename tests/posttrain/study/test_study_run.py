@@ -257,7 +257,7 @@ def test_a_study_killed_at_any_time_goes_on(written, tmp_path, jobs):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stderr.close()
-    before = {path: path.stat().st_mtime_ns for path in study.folder.rglob("outcome.json")}
+    before = {p: p.stat().st_mtime_ns for p in study.folder.rglob(".stages/outcome.json")}
     found = states(run_study(study, kinds=ALONE))
     assert set(found.values()) <= {"found", "done"}
     assert list(found.values()).count("done") >= 1
