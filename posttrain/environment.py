@@ -28,7 +28,10 @@ PACKAGES = (
     "deepspeed",
     "bitsandbytes",
     "gymnasium",
+    "gymnasium-robotics",
+    "mujoco",
     "minari",
+    "h5py",
 )
 
 

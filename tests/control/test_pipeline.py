@@ -334,3 +334,17 @@ def test_the_recipe_that_ran_is_the_recipe_that_is_kept(whole):
 
     stored = recipes.load(ControlRecipe, whole / "recipe.yaml")
     assert stored == tiny(whole.parent)
+
+
+def test_a_recipe_is_run_by_its_kind_and_closed_by_a_report(whole, tmp_path):
+    from tiny import TEXT
+
+    from posttrain.run import run
+
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT)
+    folder = run(path, [f"output={tmp_path}", "finetune.steps=20"])
+    page = (folder / "report.html").read_text()
+    assert "Episodes, and can RL find success by itself?" in page
+    assert "environment step" in page
+    assert (folder / "figures" / "training.png").exists()

@@ -160,3 +160,38 @@ def test_defaults_of_the_recipes_class_are_spelled_out_nowhere():
         text = recipes.read(EVERY[name].path)
         for field in ("seed", "output", "threads", "device", "start_from"):
             assert field not in text or text[field] != getattr(plain, field)
+
+
+@pytest.fixture(scope="module")
+def hopper(tmp_path_factory):
+    """A folder where D4RL's file would lie, with a random policy's steps in it."""
+    from control.datasets.hdf5 import write_hdf5
+    from control.makers.random import make_random
+
+    folder = tmp_path_factory.mktemp("d4rl")
+    data = make_random(load("control/d4rl/locomotion_wsrl").env, seed=0, episodes=12)
+    write_hdf5(data, folder / "hopper_medium_replay-v2.hdf5")
+    return folder
+
+
+@pytest.mark.parametrize("method", ["wsrl", "rlpd", "cql_online", "td3_bc", "rebrac"])
+def test_published_methods_go_from_d4rls_file_to_their_end(method, hopper, tmp_path, monkeypatch):
+    """With small networks and few steps, everything else as published."""
+    from control.pipeline import run
+    from posttrain.record import Record
+
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(hopper))
+    small = ["pretrain.steps=8", "pretrain.batch=16", "pretrain.log_every=4", "networks.actor=[16]",
+             "networks.critic=[16]", "diagnose.episodes=3", f"output={tmp_path}"]  # fmt: skip
+    name = f"control/d4rl/locomotion_{method}"
+    found = load(name, small)
+    if found.finetune is not None:
+        small += ["finetune.steps=12", "finetune.batch=8", "finetune.start=4",
+                  "finetune.eval_every=6", "finetune.eval_episodes=2",
+                  "finetune.log_every=3"]  # fmt: skip
+        if method == "wsrl":
+            small.append("interventions.0.steps=6")
+    record = Record(run(load(name, small)))
+    assert record.diagnosis().bounded is False
+    assert record.diagnosis().episodes_dataset == 12
+    assert (record.outcome() is None) == (found.finetune is None)
