@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from control.agent import Agent
+    from control.proposal import Rival
     from control.rollout import Act, Streams
 
 Choose: TypeAlias = Callable[["Agent", Policy, torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -26,6 +27,11 @@ def plain(
     """The policy's own action: a sample, or without noise its mode."""
     del agent, observations
     return policy.mode() if noise is None else policy.sample(noise)[0]
+
+
+def choice(rival: Rival | None) -> Choose:
+    """How actions are chosen: by the policy alone, or beside a rival."""
+    return plain if rival is None else rival.choose
 
 
 def act_of(

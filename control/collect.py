@@ -6,7 +6,7 @@ state: the open episode is played again from its actions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +23,10 @@ from control.datasets.returns import discounted
 from control.environments import Flat, replay_actions
 from control.experience import rows_of, seeds_of
 from control.networks import EDGE, Policy
+from control.proposal import Rival
 from control.rollout import players
 from control.settings import AlgorithmSettings, ControlRecipe
 from control.storage import UNKNOWN, Storage, pack
-
-Propose = Callable[[Agent, Agent, Policy, torch.Tensor, torch.Tensor], torch.Tensor]
-"""`(agent, frozen pi_0, policy, observations, noise)` to actions `[M, 1, A]`."""
 
 
 @dataclass(slots=True)
@@ -63,7 +61,7 @@ class Collector:
     seats: list[Seat]
     returns: list[list[float]]
     """Undiscounted raw returns of the episodes that ended since they were last taken."""
-    propose: Propose | None = None
+    rival: Rival | None = None
     envs: Sequence[Flat] = ()
 
     @classmethod
@@ -77,6 +75,7 @@ class Collector:
         *,
         seeds: Sequence[int],
         warm: Sequence[int],
+        rival: Rival | None = None,
     ) -> Collector:
         """Seat every member; `warm` says for how many steps pi_0 acts instead of it."""
         empty = np.zeros(agent.observation, dtype=np.float32)
@@ -89,6 +88,7 @@ class Collector:
             Streams([seeds_of(s, "acting noise")[0] for s in seeds], recipe.device),
             [Seat(seed, steps, empty) for seed, steps in zip(seeds, warm, strict=True)],
             [[] for _ in seeds],
+            rival,
         )
 
     @contextmanager
@@ -144,9 +144,9 @@ class Collector:
 
     def _drawn(self, agent: Agent, inputs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         policy = self._noisy(agent.actor(inputs))
-        if self.propose is None:
+        if self.rival is None:
             return policy.sample(noise)[0]
-        return self.propose(agent, self.reference, policy, inputs, noise)
+        return self.rival.act(agent, policy, inputs, noise, self.streams)
 
     def _noisy(self, policy: Policy) -> Policy:
         spread = exploration_of(self.algorithm)

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from control import data
-from control.acting import act_of
+from control.acting import act_of, choice
 from control.agent import Agent
 from control.algorithms import exploration_of
 from control.data import Source
 from control.datasets.dataset import Dataset
 from control.datasets.hdf5 import write_hdf5
 from control.intervene import honour
+from control.proposal import Rival
 from control.rollout import Episode, Streams, dataset_of, play, scores
 from control.settings import ControlRecipe
 from control.work import Work, alone, together
@@ -48,13 +49,16 @@ def sample(works: Sequence[Work], dataset: Dataset) -> None:
             write_scores(table, work.record.scores_file)
 
 
-def rollouts(works: Sequence[Work], agent: Agent, *, title: str) -> list[list[Episode]]:
+def rollouts(
+    works: Sequence[Work], agent: Agent, *, title: str, rival: Rival | None = None
+) -> list[list[Episode]]:
     """Play every run's starts by its member, all in one batch of environments.
 
     Args:
         works: of one setting.
         agent: one member a run.
         title: of the bar.
+        rival: who proposes actions beside the members.
 
     Returns:
         Episodes of each run, in the order of its starts.
@@ -66,7 +70,8 @@ def rollouts(works: Sequence[Work], agent: Agent, *, title: str) -> list[list[Ep
     spread = None
     if recipe.diagnose.noise and recipe.finetune is not None:
         spread = exploration_of(recipe.finetune.algorithm)
-    act = act_of(agent, np.repeat(np.arange(len(works)), count), noise=noise, spread=spread)
+    members = np.repeat(np.arange(len(works)), count)
+    act = act_of(agent, members, noise=noise, spread=spread, choose=choice(rival))
     with progress.bar(title, len(seeds)) as bar:
         found = play(act, recipe.env, seeds, envs=min(ENVS * len(works), 64), tick=bar.update)
     return [found[i * count : (i + 1) * count] for i in range(len(works))]

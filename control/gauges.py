@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from control.acting import act_of
+from control.acting import act_of, choice
 from control.algorithms import gamma_of
 from control.datasets.returns import discounted
 from control.rollout import Episode, play, scores
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from control.datasets.dataset import Dataset
     from control.handover import FinetuneRun
     from control.learner import Metrics
+    from control.proposal import Rival
 
 PROBED = 512
 """States of pi_0's rollouts, and rows of D, on which distances are measured."""
@@ -52,6 +53,7 @@ class Gauges:
     """Normalised states that each member's pi_0 visits, `[M, n, do]`."""
     means: list[list[float]]
     """J of every evaluation of each member."""
+    rival: Rival | None = None
 
     @classmethod
     def start(
@@ -63,6 +65,7 @@ class Gauges:
         storage: Storage,
         *,
         rollouts: Sequence[Dataset],
+        rival: Rival | None = None,
     ) -> Gauges:
         """Choose the rows to probe."""
         rows = np.random.default_rng(0).integers(
@@ -71,7 +74,7 @@ class Gauges:
         probe = storage.gather(np.tile(rows, (len(runs), 1)))
         states = np.stack([_some(played.observations) for played in rollouts])
         visited = reference.normalize(torch.from_numpy(states).to(reference.center.device))
-        return cls(recipe, runs, reference, dataset, probe, visited, [[] for _ in runs])
+        return cls(recipe, runs, reference, dataset, probe, visited, [[] for _ in runs], rival)
 
     def evaluate(self, agent: Agent, step: int) -> None:
         """Measure J(pi_n) of every member without noise, always on the same starts."""
@@ -102,7 +105,7 @@ class Gauges:
         starts = [run.eval_seeds[:count] for run in self.runs]
         members = np.repeat(np.arange(len(self.runs)), [len(s) for s in starts])
         found = play(
-            act_of(agent, members),
+            act_of(agent, members, choose=choice(self.rival)),
             self.recipe.env,
             [seed for some in starts for seed in some],
             envs=min(ENVS * len(self.runs), 64),

@@ -13,6 +13,9 @@ from control import algorithms
 from control.agent import Agent
 from control.datasets.dataset import Dataset
 from control.experience import seeds_of
+from control.learner import Learner
+from control.proposal import Rival
+from control.sac import Sac
 from control.settings import (
     AlgorithmSettings,
     BcSettings,
@@ -21,6 +24,7 @@ from control.settings import (
     Td3BcSettings,
     Td3Settings,
 )
+from control.td3 import Td3
 from posttrain.intervention.plan import Plan
 from posttrain.record import MetricsLog
 
@@ -49,6 +53,27 @@ class FinetuneRun:
     """The diagnosis' rollouts of pi_0."""
     eval_seeds: tuple[int, ...]
     """Starts of the episodes on which J(pi_n) is measured, those of the diagnosis."""
+
+
+def rival_of(settings: FinetuneSettings, reference: Agent) -> Rival | None:
+    """The frozen pi_0 as a proposer of actions, where the recipe wants one."""
+    return None if settings.proposal == "none" else Rival(reference, settings.proposal)
+
+
+def give_rival(learner: Learner, rival: Rival | None) -> None:
+    """Let a learner's targets count on what the rival proposes.
+
+    Raises:
+        ValueError: the algorithm's target asks no policy.
+    """
+    if rival is None:
+        return
+    if not isinstance(learner, Td3 | Sac):
+        raise ValueError(  # noqa: TRY004 - a bad recipe, not a bad call
+            f"finetune.proposal: {rival.kind!r} needs the algorithm td3 or sac without a "
+            f"regulariser, got {type(learner).__name__}"
+        )
+    learner.rival = rival
 
 
 def algorithm_of(settings: FinetuneSettings, recipe: ControlRecipe) -> AlgorithmSettings:

@@ -9,6 +9,7 @@ import numpy as np
 
 from control.datasets.dataset import Dataset
 from control.diagnosis import PREFIX, rollouts
+from control.handover import rival_of
 from control.rollout import scores
 from control.work import Work, alone, together
 from posttrain.outcome import gain, unit_means
@@ -19,8 +20,13 @@ from posttrain.regime.scores import Scores, write_scores
 
 def measure(works: Sequence[Work], dataset: Dataset) -> None:
     """Play every fine-tuned policy, and write what became of pi_0."""
-    agent = together([work.record.rl for work in works], device=works[0].recipe.device)
-    played = rollouts(works, agent, title="after RL")
+    recipe = works[0].recipe
+    agent = together([work.record.rl for work in works], device=recipe.device)
+    rival = None
+    if recipe.finetune is not None and recipe.finetune.proposal != "none":
+        pi0 = together([work.pi0 for work in works], device=recipe.device)
+        rival = rival_of(recipe.finetune, pi0)
+    played = rollouts(works, agent, title="after RL", rival=rival)
     returns = dataset.scores(works[0].recipe.env.score)
     for work, episodes in zip(works, played, strict=True):
         with alone(work):

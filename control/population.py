@@ -22,7 +22,7 @@ from control.datasets.dataset import Dataset
 from control.datasets.hdf5 import read_hdf5
 from control.experience import rows_of, seeds_of
 from control.gauges import Gauges
-from control.handover import FinetuneRun, agents_of, algorithm_of
+from control.handover import FinetuneRun, agents_of, algorithm_of, give_rival, rival_of
 from control.intervene import Pull, Strengths, check_reference, honour, reset_
 from control.learner import Learner, Metrics
 from control.pretrain import fresh
@@ -70,6 +70,8 @@ class Population:
             algorithm, agent, views, [seeds_of(s, "learning noise")[0] for s in seeds]
         )
         rollouts = [read_hdf5(run.episodes) for run in runs]
+        rival = rival_of(settings, reference)
+        give_rival(learner, rival)
         before = [len(r) if settings.diagnosis_episodes else 0 for r in rollouts]
         storage = Storage(
             agent.observation,
@@ -104,8 +106,11 @@ class Population:
             storage,
             seeds=seeds,
             warm=[s.warm for s in strengths],
+            rival=rival,
         )
-        gauges = Gauges.start(recipe, runs, dataset, reference, storage, rollouts=rollouts)
+        gauges = Gauges.start(
+            recipe, runs, dataset, reference, storage, rollouts=rollouts, rival=rival
+        )
         return cls(
             recipe, settings, runs, learner, views, reference, storage, shares, strengths, pull,
             collector, gauges, algorithms.delay_of(algorithm), [0] * len(runs),

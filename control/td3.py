@@ -14,6 +14,7 @@ from torch import Tensor
 
 from control.agent import Active, Agent, Stepper, Streams, follow_
 from control.learner import Extra, Metrics
+from control.proposal import Rival
 from control.settings import ActorValue, NetworkSettings, Td3Settings
 from control.storage import Batch
 
@@ -41,6 +42,8 @@ class Td3:
     views: Sequence[Agent]
     steppers: tuple[Stepper, Stepper]
     streams: Streams
+    rival: Rival | None = None
+    """The frozen pi_0, where it proposes actions too."""
 
     @classmethod
     def start(
@@ -61,7 +64,7 @@ class Td3:
         extra: Extra | None = None,
     ) -> Metrics:
         """See `control.learner.Learner`."""
-        y = target(self.agent, self.settings, self.streams.only(critic), batch)
+        y = target(self.agent, self.settings, self.streams.only(critic), batch, self.rival)
         metrics = fit_critic(self.agent, self.steppers[0], batch, y, critic)
         if actor is None:
             return metrics
@@ -81,10 +84,21 @@ class Td3:
 
 
 @torch.no_grad()
-def target(agent: Agent, settings: Td3Settings, streams: Streams, batch: Batch) -> Tensor:
-    """Compute r + gamma * mask * min_k Q'_k(s', pi'(s') + clipped noise), `[M, B]`."""
+def target(
+    agent: Agent,
+    settings: Td3Settings,
+    streams: Streams,
+    batch: Batch,
+    rival: Rival | None = None,
+) -> Tensor:
+    """Compute r + gamma * mask * min_k Q'_k(s', pi'(s') + clipped noise), `[M, B]`.
+
+    A rival's action may stand for the policy's.
+    """
     assert agent.target_critic is not None  # noqa: S101 - by build
     actions = smoothed(agent, settings, streams, batch)
+    if rival is not None:
+        actions, _ = rival.follow(agent, batch.next_observations, actions, streams)
     values = agent.target_critic(batch.next_observations, actions).amin(1)
     return batch.rewards + settings.gamma * batch.masks * values
 
