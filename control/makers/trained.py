@@ -70,7 +70,7 @@ def make_trained(
 ) -> Dataset:
     """Train SAC in an environment, and record one level of it.
 
-    Times on one thread: Pendulum-v1 in 8 000 steps about 20 s, InvertedDoublePendulum-v5 in 12 000
+    Times on one thread: Pendulum-v1 in 8 000 steps about 30 s, InvertedDoublePendulum-v5 in 12 000
     about 40 s. Hopper-v5 wants 100 000 and more, and `training` with 256 units a layer and batches
     of 256: a quarter of an hour at least.
 

@@ -1,0 +1,149 @@
+"""From the curves of `control_learning.py` to tables and a figure in docs/."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from posttrain.regime.statistics import Mean, clustered_mean
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE, FIGURE = DOCS / "learning.md", DOCS / "img" / "learning.png"
+COLOURS = {
+    "SAC": "#2f57c9",
+    "TD3": "#b8480a",
+    "BC": "#57606b",
+    "TD3+BC": "#b8480a",
+    "IQL": "#00734f",
+    "CQL": "#2f57c9",
+    "Cal-QL": "#8a3ffc",
+}
+BOUNDS = {"offline": (0.0, 1.0)}
+PANELS = {
+    "Pendulum-v1": ("Pendulum-v1, online", "environment steps", "return"),
+    "InvertedDoublePendulum-v5": (
+        "InvertedDoublePendulum-v5, online",
+        "environment steps",
+        "return",
+    ),
+    "offline": ("umaze from random walks, offline", "updates", "success"),
+}
+
+
+class Curve(Protocol):
+    """As `control_learning.Curve`."""
+
+    steps: list[int]
+    returns: list[list[float]]
+    seconds: float
+
+
+def write(curves: Mapping[str, Curve]) -> None:
+    """Put tables and figure into the docs."""
+    _replace("online", online_table(curves))
+    _replace("offline", offline_table(curves))
+    figure(curves)
+
+
+def online_table(curves: Mapping[str, Curve]) -> list[str]:
+    lines = _head(
+        "task", "algorithm", "steps", "mean of 5 seeds (95 %)", "each seed", "CPU-s a seed"
+    )
+    for task in list(PANELS)[:2]:
+        for algorithm in ("SAC", "TD3"):
+            for control in ("", " shuffled"):
+                curve = curves.get(f"{task} {algorithm}{control}")
+                if curve is None:
+                    continue
+                name = f"{algorithm}, rewards shuffled" if control else algorithm
+                lines.append(
+                    _row(task, name, f"{curve.steps[-1]:,}", _interval(task, curve),
+                         ", ".join(f"{x:.0f}" for x in curve.returns[-1]),
+                         f"{curve.seconds / len(curve.returns[-1]):.0f}")
+                )  # fmt: skip
+    return lines
+
+
+def offline_table(curves: Mapping[str, Curve]) -> list[str]:
+    lines = _head("algorithm", "mean of 5 seeds (95 %)", "each seed", "CPU-s a seed",
+                  "rewards and ends shuffled")  # fmt: skip
+    for algorithm in list(COLOURS)[2:]:
+        true, control = (curves[f"offline {algorithm}{end}"] for end in ("", " shuffled"))
+        lines.append(
+            _row(algorithm, _interval("offline", true),
+                 ", ".join(f"{x:.1f}" for x in true.returns[-1]),
+                 f"{true.seconds / len(true.returns[-1]):.0f}", _interval("offline", control))
+        )  # fmt: skip
+    return lines
+
+
+def figure(curves: Mapping[str, Curve]) -> None:
+    """Draw a panel a task: means over seeds, 95 % intervals, dashed where rewards mean nothing."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    from posttrain.report.style import INK, RC, SOFT
+
+    with mpl.rc_context({**RC, "figure.facecolor": "white", "savefig.facecolor": "white"}):
+        drawn, axes = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+        for ax, (task, (title, across, up)) in zip(axes, PANELS.items(), strict=True):
+            for name, curve in curves.items():
+                if not name.startswith(task) or name.endswith("alone"):
+                    continue
+                algorithm = name.removeprefix(task + " ").removesuffix(" shuffled")
+                means = [_mean(task, row) for row in curve.returns]
+                _draw(ax, curve.steps, means, COLOURS[algorithm],
+                      label=None if name.endswith("shuffled") else algorithm)  # fmt: skip
+            ax.set_title(title, loc="left", color=INK.light, fontweight="bold")
+            ax.set_xlabel(across)
+            ax.set_ylabel(up)
+            ax.legend(frameon=False, labelcolor=SOFT.light)
+        FIGURE.parent.mkdir(exist_ok=True)
+        drawn.savefig(FIGURE, dpi=110)
+        plt.close(drawn)
+
+
+def _draw(
+    ax: Axes, steps: Sequence[int], means: Sequence[Mean], colour: str, *, label: str | None
+) -> None:
+    dashes = "--" if label is None else "-"
+    ax.plot(steps, [m.mean for m in means], dashes, color=colour, label=label, lw=1.8)
+    if label is not None:
+        low, high = [m.low for m in means], [m.high for m in means]
+        ax.fill_between(steps, low, high, color=colour, alpha=0.13, lw=0)
+
+
+def _mean(task: str, values: Sequence[float]) -> Mean:
+    return clustered_mean(values, bounds=BOUNDS.get(task))
+
+
+def _interval(task: str, curve: Curve) -> str:
+    mean = _mean(task, curve.returns[-1])
+    digits = 2 if task in BOUNDS else 0
+    return f"{mean.mean:.{digits}f} ({mean.low:.{digits}f} to {mean.high:.{digits}f})"
+
+
+def _head(*names: str) -> list[str]:
+    return [_row(*names), _row(*["---"] * len(names))]
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _replace(name: str, lines: list[str]) -> None:
+    """Put lines between the markers of this table."""
+    page = PAGE.read_text(encoding="utf-8")
+    begin, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    page, found = pattern.subn(lambda _: begin + "\n".join(lines) + "\n" + end, page)
+    if found != 1:
+        raise SystemExit(f"{PAGE.name} needs the markers {begin.strip()} and {end} once")
+    PAGE.write_text(page, encoding="utf-8")
