@@ -7,6 +7,7 @@ names the file, the line, the dotted field, what was wanted and what came.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -29,6 +30,12 @@ BY_KIND = Discriminator("kind")
 
 class RecipeError(ValueError):
     """A recipe cannot be read; the message has one line for each complaint."""
+
+
+@functools.cache
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    """Made once a class: a study reads hundreds of recipes."""
+    return TypeAdapter(cls)
 
 
 def load(cls: type[T] | Any, source: Path | str, overrides: Sequence[str] = ()) -> T:
@@ -54,7 +61,7 @@ def load(cls: type[T] | Any, source: Path | str, overrides: Sequence[str] = ()) 
         origins = {p: o for p, o in origins.items() if p[: len(path)] != path}
         origins[path] = "override"
     try:
-        instance: T = TypeAdapter(cls).validate_json(json.dumps(data), strict=True, extra="forbid")
+        instance: T = _adapter(cls).validate_json(json.dumps(data), strict=True, extra="forbid")
     except ValidationError as error:
         complaints = explain(cls, data, error)
         lines = [f"{_origin(origins, c.path, name)}: {c}" for c in complaints]
@@ -85,8 +92,8 @@ def dump(instance: Any) -> str:
     Raises:
         RecipeError: a NaN or an infinity, which recipes cannot hold.
     """
-    data = TypeAdapter(type(instance)).dump_python(instance, mode="json")
-    plain = TypeAdapter(type(instance)).dump_python(instance)
+    data = _adapter(type(instance)).dump_python(instance, mode="json")
+    plain = _adapter(type(instance)).dump_python(instance)
     if (path := _not_finite(plain)) is not None:
         raise RecipeError(f"{path}: wanted a finite number")
     return to_yaml(data)
