@@ -11,7 +11,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -32,10 +32,14 @@ class RecipeError(ValueError):
     """A recipe cannot be read; the message has one line for each complaint."""
 
 
-@functools.cache
-def _adapter(cls: type) -> TypeAdapter[Any]:
+def _adapter(cls: Any) -> TypeAdapter[Any]:
     """Made once a class: a study reads hundreds of recipes."""
-    return TypeAdapter(cls)
+    return _made(cls)
+
+
+@functools.cache
+def _made(cls: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)  # type: ignore[arg-type]
 
 
 def load(cls: type[T] | Any, source: Path | str, overrides: Sequence[str] = ()) -> T:

@@ -318,7 +318,7 @@ def test_a_file_of_the_users_wins_over_a_packaged_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = list_recipes()[0].name
     file = tmp_path / name
-    file.parent.mkdir()
+    file.parent.mkdir(parents=True)
     file.write_text("model: mine")
     assert read(find_recipe(name)) == {"model": "mine"}
 
