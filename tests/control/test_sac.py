@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from control import sac
 from control.agent import Agent, Streams
 from control.networks import LOG_STD, Actor, Critic
-from control.sac import Sac, smallest, target
+from control.sac import Sac, smallest, some, target
 from control.settings import ActorValue, NetworkSettings, SacSettings
 from control.storage import Batch
 
@@ -134,6 +134,23 @@ def test_all_rows_of_a_member_look_at_the_same_critics_and_members_choose_alone(
     found = torch.stack([smallest(values, 2, streams) for _ in range(50)])
     assert (found == found[..., :1]).all()
     assert (found[:, 0, 0] != found[:, 1, 0]).any()
+
+
+@pytest.mark.parametrize("subset", [1, 2, None])
+def test_the_critics_drawn_answer_as_they_do_among_all(subset: int | None) -> None:
+    agent, _ = started(SacSettings(), [0, 1])
+    batch = random_batch(2, 16, 0)
+    before = weights(agent)
+    inputs = batch.observations, batch.actions
+    with torch.no_grad():
+        every = agent.critic(*inputs)
+        for draw in range(5):
+            few = some(agent.critic, subset, Streams([draw, draw + 1]))(*inputs)
+            assert few.shape == (2, subset or 3, 16)
+            wanted = smallest(every, subset, Streams([draw, draw + 1]))
+            torch.testing.assert_close(few.amin(1), wanted)
+    assert agent.critic.k == 3
+    assert all(torch.equal(value, before[name]) for name, value in weights(agent).items())
 
 
 # The temperature
