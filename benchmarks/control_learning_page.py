@@ -66,6 +66,16 @@ def online_table(curves: Mapping[str, Curve]) -> list[str]:
                          ", ".join(f"{x:.0f}" for x in curve.returns[-1]),
                          f"{curve.seconds / len(curve.returns[-1]):.0f}")
                 )  # fmt: skip
+    alone, beside = curves["Pendulum-v1 SAC alone"], curves["Pendulum-v1 SAC"]
+    apart = max(
+        abs(one[0] - all_seeds[0])
+        for one, all_seeds in zip(alone.returns, beside.returns, strict=True)
+    )
+    lines.append(
+        _row("Pendulum-v1", "SAC, the first seed alone", f"{alone.steps[-1]:,}", "",
+             f"{alone.returns[-1][0]:.0f}, at most {apart:.0f} from its curve among five",
+             f"{alone.seconds:.0f}")
+    )  # fmt: skip
     return lines
 
 
