@@ -90,3 +90,18 @@ def test_a_policy_that_learnt_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -
 def test_too_few_steps_are_refused() -> None:
     with pytest.raises(EnvError, match="steps: wanted more than the 100 random ones, got 90"):
         made("medium", steps=90)
+
+
+@pytest.mark.slow
+def test_levels_of_a_pendulum_return_what_their_names_say() -> None:
+    task = EnvSettings(id="Pendulum-v1")
+    replay, expert = (
+        make_trained(task, TrainedMaker(level=level, steps=6_000, episodes=episodes), seed=3)
+        for level, episodes in (("medium-replay", None), ("expert", 20))
+    )
+    low, high = expert.about["ref_min"], expert.about["ref_max"]
+    assert low < -900
+    assert high > -250
+    assert abs(expert.returns().mean() - high) < 0.15 * (high - low)
+    assert low + 0.1 * (high - low) < replay.about["worth"] < low + 0.7 * (high - low)
+    assert replay.returns().mean() < expert.returns().mean() - 0.5 * (high - low)
