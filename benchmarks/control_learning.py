@@ -4,7 +4,7 @@
     python benchmarks/control_learning.py --write    # and put tables and figure into docs/
 
 Five seeds of a setting are one population. Every curve is a file in `--out`, so that a killed run
-goes on; delete one to run it again. One thread, about 10 CPU-minutes in all.
+goes on; delete one to run it again. One thread, about 17 CPU-minutes in all.
 """
 
 from __future__ import annotations

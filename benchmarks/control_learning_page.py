@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +26,8 @@ COLOURS = {
     "Cal-QL": "#8a3ffc",
 }
 BOUNDS = {"offline": (0.0, 1.0)}
+BEHAVIOUR = 0.34
+"""Success of the random walks: the share of D's episodes that meet the goal."""
 PANELS = {
     "Pendulum-v1": ("Pendulum-v1, online", "environment steps", "return"),
     "InvertedDoublePendulum-v5": (
@@ -104,34 +108,46 @@ def figure(curves: Mapping[str, Curve]) -> None:
     with mpl.rc_context({**RC, "figure.facecolor": "white", "savefig.facecolor": "white"}):
         drawn, axes = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
         for ax, (task, (title, across, up)) in zip(axes, PANELS.items(), strict=True):
-            for name, curve in curves.items():
-                if not name.startswith(task) or name.endswith("alone"):
-                    continue
-                algorithm = name.removeprefix(task + " ").removesuffix(" shuffled")
-                means = [_mean(task, row) for row in curve.returns]
-                _draw(ax, curve.steps, means, COLOURS[algorithm],
-                      label=None if name.endswith("shuffled") else algorithm)  # fmt: skip
+            for algorithm, colour in COLOURS.items():
+                for control in ("", " shuffled"):
+                    curve = curves.get(f"{task} {algorithm}{control}")
+                    if curve is not None:
+                        means = [_mean(task, row) for row in curve.returns]
+                        _draw(ax, curve.steps, means, colour, label=None if control else algorithm,
+                              band=task not in BOUNDS)  # fmt: skip
+            if task in BOUNDS:
+                ax.axhline(BEHAVIOUR, color=SOFT.light, lw=1, ls=":", label="D")
+                ax.set_ylim(-0.04, 1.04)
             ax.set_title(title, loc="left", color=INK.light, fontweight="bold")
             ax.set_xlabel(across)
             ax.set_ylabel(up)
-            ax.legend(frameon=False, labelcolor=SOFT.light)
+            ax.legend(frameon=False, labelcolor=SOFT.light,
+                      loc="center right" if task in BOUNDS else "center left")  # fmt: skip
         FIGURE.parent.mkdir(exist_ok=True)
         drawn.savefig(FIGURE, dpi=110)
         plt.close(drawn)
 
 
 def _draw(
-    ax: Axes, steps: Sequence[int], means: Sequence[Mean], colour: str, *, label: str | None
+    ax: Axes,
+    steps: Sequence[int],
+    means: Sequence[Mean],
+    colour: str,
+    *,
+    label: str | None,
+    band: bool,
 ) -> None:
     dashes = "--" if label is None else "-"
     ax.plot(steps, [m.mean for m in means], dashes, color=colour, label=label, lw=1.8)
-    if label is not None:
+    if label is not None and band:
         low, high = [m.low for m in means], [m.high for m in means]
         ax.fill_between(steps, low, high, color=colour, alpha=0.13, lw=0)
 
 
 def _mean(task: str, values: Sequence[float]) -> Mean:
-    return clustered_mean(values, bounds=BOUNDS.get(task))
+    low, high = BOUNDS.get(task, (-math.inf, math.inf))
+    mean = clustered_mean(values, bounds=BOUNDS.get(task))
+    return replace(mean, low=max(mean.low, low), high=min(mean.high, high))
 
 
 def _interval(task: str, curve: Curve) -> str:
