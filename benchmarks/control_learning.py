@@ -134,17 +134,17 @@ def online(task: str, algorithm: SacSettings | Td3Settings, seeds: Sequence[int]
 
 
 def offline(algorithm: AlgorithmSettings, *, shuffled: bool) -> Curve:
-    """Learn from random walks in a maze, rewards and ends in their places or anywhere."""
+    """Learn from random walks in a maze, what rows tell of rewards in its place or anywhere."""
     dataset = make_waypoint(MAZE, seed=0, decisions=10_000, style="walk", noise_probability=0.5)
-    if shuffled:
-        order = np.random.default_rng(0).permutation(len(dataset))
-        dataset.rewards[:], dataset.terminals[:] = dataset.rewards[order], dataset.terminals[order]
     sizes = dataset.observations.shape[1], dataset.actions.shape[1]
     agent = algorithms.build(algorithm, networks(policy_of(algorithm)), *sizes, len(SEEDS))
     agent.draw_([seeds_of(s, "weights")[0] for s in SEEDS])
     views = [agent.member(m) for m in range(len(SEEDS))]
     learner = algorithms.start(algorithm, agent, views, [seeds_of(s, "noise")[0] for s in SEEDS])
     rows = rows_of(dataset, agent, DataSettings(source=dataset.name), algorithm)
+    if shuffled:
+        told = slice(sum(sizes), sum(sizes) + 3)  # reward, mask, return-to-go
+        rows[:, told] = rows[np.random.default_rng(0).permutation(len(rows)), told]
     storage = Storage(*sizes, data=rows, members=len(SEEDS))
     shares = [Share(1.0, seeds_of(s, "rows")[0], np.random.default_rng(0)) for s in SEEDS]
     everyone = [True] * len(SEEDS)

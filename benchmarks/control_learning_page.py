@@ -85,7 +85,7 @@ def online_table(curves: Mapping[str, Curve]) -> list[str]:
 
 def offline_table(curves: Mapping[str, Curve]) -> list[str]:
     lines = _head("algorithm", "mean of 5 seeds (95 %)", "each seed", "CPU-s a seed",
-                  "rewards and ends shuffled")  # fmt: skip
+                  "shuffled")  # fmt: skip
     for algorithm in list(COLOURS)[2:]:
         true, control = (curves[f"offline {algorithm}{end}"] for end in ("", " shuffled"))
         lines.append(
