@@ -1,13 +1,13 @@
-"""An agent: the networks of M members, one member's view of them, and what moves their weights."""
+"""An agent: the networks of M members, one member's view of them, and how it is kept."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,9 +17,6 @@ from control.networks import Actor, Critic, Scalar, Value
 from control.settings import NetworkSettings
 from posttrain.intervention.reset import reinitialize_
 from posttrain.record import replacing_folder, write_text
-
-Active: TypeAlias = Sequence[bool]
-"""Which members move: `[M]`."""
 
 
 class Agent(nn.Module):
@@ -129,127 +126,6 @@ class Agent(nn.Module):
         return [m for m in (getattr(self, name) for name in names) if m is not None]
 
 
-class Stepper:
-    """Adam over some networks, with every member's moments and step count its own.
-
-    A member that must not move is left out of the step altogether: a zero gradient would still
-    move it by Adam's momentum.
-    """
-
-    def __init__(self, agent: Agent, views: Sequence[Agent], rates: dict[str, float]) -> None:
-        """Prepare to train the named networks of `agent` at their learning rates.
-
-        Args:
-            agent: of M members.
-            views: `agent.member(m)` for every m; shared by all steppers and by resets.
-            rates: network name to learning rate.
-        """
-        _require_one_each("views", views, agent.members)
-        self.names = tuple(rates)
-        self.parameters = _parameters(agent, self.names)
-        self._sums = [torch.zeros_like(p) for p in self.parameters]
-        for p, total in zip(self.parameters, self._sums, strict=True):
-            p.grad = total
-        self.views = [_parameters(view, self.names) for view in views]
-        self.grads = [
-            [g[m * len(g) // agent.members : (m + 1) * len(g) // agent.members] for g in self._sums]
-            for m in range(agent.members)
-        ]
-        groups = [
-            {"params": [p for view in views for p in _parameters(view, (name,))], "lr": rate}
-            for name, rate in rates.items()
-        ]
-        self.adam = torch.optim.Adam(groups, fused=True)
-        self._active: tuple[bool, ...] = ()
-
-    def minimize(self, loss: Tensor, active: Active) -> None:
-        """Take one step down the gradient of `loss`, a sum over members, for those active."""
-        torch.autograd.backward(loss, inputs=self.parameters)
-        if tuple(active) != self._active:
-            self._active = tuple(active)
-            for on, views, grads in zip(active, self.views, self.grads, strict=True):
-                for view, grad in zip(views, grads, strict=True):
-                    view.grad = grad if on else None
-        self.adam.step()
-        torch._foreach_zero_(self._sums)
-
-
-class MemberState(MutableMapping[Any, Any]):
-    """What all steppers remember of one member: an optimizer's `state`, for resets."""
-
-    def __init__(self, steppers: Sequence[Stepper], m: int) -> None:
-        """Look at member m."""
-        self._where = {p: stepper.adam.state for stepper in steppers for p in stepper.views[m]}
-
-    @property
-    def state(self) -> MemberState:
-        """Itself, where an optimizer is wanted."""
-        return self
-
-    def __getitem__(self, key: Any) -> Any:
-        if key not in self._where or key not in self._where[key]:
-            raise KeyError(key)
-        return self._where[key][key]
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._where[key][key] = value
-
-    def __delitem__(self, key: Any) -> None:
-        self[key]
-        del self._where[key][key]
-
-    def __iter__(self) -> Iterator[Any]:
-        return (p for p, state in self._where.items() if p in state)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-@torch.no_grad()
-def follow_(agent: Agent, views: Sequence[Agent], tau: float, active: Active) -> None:
-    """Move the targets of the active members: target += tau * (source - target)."""
-    followers = [agent] if all(active) else [v for v, on in zip(views, active, strict=True) if on]
-    for one in followers:
-        targets, sources = zip(*one.target_pairs(), strict=True)
-        torch._foreach_lerp_(list(targets), list(sources), tau)
-
-
-class Streams:
-    """Normal and uniform noise, each member's from a generator of its own.
-
-    Members that do not take part in an update draw nothing, as they would alone: `only` says which
-    do, until it is called again.
-    """
-
-    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
-        """Seed one generator a member."""
-        self.device = torch.device(device)
-        self.generators = [torch.Generator(self.device).manual_seed(int(s)) for s in seeds]
-        self.active: Active = (True,) * len(self.generators)
-
-    def only(self, active: Active) -> Streams:
-        """Let only these members draw from now on."""
-        self.active = active
-        return self
-
-    def normal(self, *shape: int) -> Tensor:
-        """Standard normal noise `[M, *shape]`; zeros for members that do not take part."""
-        return self._draw(torch.randn, shape)
-
-    def uniform(self, *shape: int) -> Tensor:
-        """Uniform noise on [0, 1), `[M, *shape]`; zeros for members that do not take part."""
-        return self._draw(torch.rand, shape)
-
-    def _draw(self, law: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
-        draws = [
-            law(shape, generator=g, device=self.device)
-            if on
-            else torch.zeros(shape, device=self.device)
-            for g, on in zip(self.generators, self.active, strict=True)
-        ]
-        return draws[0].unsqueeze(0) if len(draws) == 1 else torch.stack(draws)
-
-
 def save(agent: Agent, folder: Path, **facts: Any) -> None:
     """Write a lone member's weights and what is needed to build it again, atomically.
 
@@ -342,10 +218,6 @@ def hand_over_(source: Agent, into: Agent, *, critic: bool = True) -> tuple[str,
 
 def _sizes(state: dict[str, Tensor]) -> str:
     return ", ".join(f"{k} {list(v.shape)}" for k, v in state.items() if v.dim() > 1)
-
-
-def _parameters(agent: Agent, names: Sequence[str]) -> list[nn.Parameter]:
-    return [p for network in agent.networks_of(*names) for p in network.parameters()]
 
 
 def _require_one_each(name: str, values: Sequence[Any], members: int) -> None:

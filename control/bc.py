@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from control.agent import Active, Agent, Stepper, Streams
+from control.agent import Agent
 from control.learner import Extra, Metrics
 from control.networks import Policy
 from control.settings import BcSettings, NetworkSettings
+from control.stepper import Stepper
 from control.storage import Batch
+from control.streams import Active, Streams
 
 
 def build(networks: NetworkSettings, observation: int, action: int, members: int = 1) -> Agent:

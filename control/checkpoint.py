@@ -18,8 +18,10 @@ from torch import Tensor
 from posttrain.record import read_json, replacing, replacing_folder, write_text
 
 if TYPE_CHECKING:
-    from control.agent import Agent, Stepper, Streams
+    from control.agent import Agent
+    from control.stepper import Stepper
     from control.storage import Storage
+    from control.streams import Streams
 
 LAST = "last"
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from control.agent import Agent, Streams
+from control.agent import Agent
 from control.algorithms import exploration_of, gamma_of
 from control.datasets.hdf5 import read_hdf5
 from control.datasets.returns import discounted
@@ -27,6 +27,7 @@ from control.proposal import Rival
 from control.rollout import players
 from control.settings import AlgorithmSettings, ControlRecipe
 from control.storage import UNKNOWN, Storage, pack
+from control.streams import Streams
 
 
 @dataclass(slots=True)

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from control import sac
-from control.agent import Active, Agent, Stepper, Streams, follow_
+from control.agent import Agent
 from control.learner import Extra, Metrics
 from control.networks import Critic, Policy, Scalar
 from control.settings import CqlSettings, NetworkSettings
+from control.stepper import Stepper, follow_
 from control.storage import Batch
+from control.streams import Active, Streams
 
-CHUNK = 512
-"""Rows that pass a critic together on a CPU, so that what a layer wrote is still near."""
 LARGEST = 1e6
 """Bound of a learnt weight, which would grow for ever where the gap cannot be reached."""
 
@@ -187,13 +187,9 @@ def grid(critic: Critic, observations: Tensor, actions: Tensor) -> Tensor:
         `[M, K, C, B]`.
     """
     members, count, rows, _ = actions.shape
-    each = count if actions.is_cuda else max(1, CHUNK // rows)
-    found = []
-    for part in actions.split(each, dim=1):
-        wide = observations.unsqueeze(1).expand(-1, part.shape[1], -1, -1)
-        x = torch.cat([wide, part], dim=-1).view(members, part.shape[1] * rows, -1)
-        found.append(critic.of(x).view(members, -1, part.shape[1], rows))
-    return torch.cat(found, 2)
+    wide = observations.unsqueeze(1).expand(-1, count, -1, -1)
+    x = torch.cat([wide, actions], dim=-1).view(members, count * rows, -1)
+    return critic.of(x).view(members, -1, count, rows)
 
 
 def excess(proposed: Tensor, held: Tensor, log_density: Tensor | None) -> Tensor:

@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from control.agent import Agent, MemberState, Stepper, Streams
+from control.agent import Agent
+from control.bc import misfit
 from control.experience import seeds_of
 from control.networks import Actor, Policy
+from control.stepper import MemberState, Stepper
 from control.storage import Batch, Share, Storage, per_update
+from control.streams import Streams
 from posttrain.intervention.capabilities import CONTROL_SAC, CONTROL_TD3, Capabilities
 from posttrain.intervention.kl import estimate
 from posttrain.intervention.plan import Anchor, Plan, Reset
@@ -145,7 +148,7 @@ class Pull:
 
     def _distance(self, anchor: Anchor, policy: Policy, reference: Policy) -> Tensor:
         if anchor.term == "bc":
-            return cloning(policy, reference.mode()).mean(-1)
+            return misfit(policy, reference.mode()).mean(-1)
         if anchor.estimator == "exact":
             return policy.kl(reference).mean(-1)
         noise = self.streams.normal(*policy.mean.shape[1:])
@@ -159,13 +162,6 @@ class Pull:
         rows = self.storage.gather(index)
         logp = actor(rows.observations).log_prob(rows.actions)
         return torch.stack([weighted_nll(one) for one in logp])
-
-
-def cloning(policy: Policy, actions: Tensor) -> Tensor:
-    """The cloning loss on given actions, `[M, B]`: nats; squared distance if deterministic."""
-    if policy.squashed:
-        return -policy.log_prob(actions)
-    return (policy.mode() - actions).square().sum(-1)
 
 
 @torch.no_grad()

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from control.agent import Active, Agent, Stepper, Streams, follow_
+from control.agent import Agent
 from control.bc import misfit
 from control.learner import Extra, Metrics
 from control.settings import IqlSettings, NetworkSettings
+from control.stepper import Stepper, follow_
 from control.storage import Batch
+from control.streams import Active, Streams
 
 
 def build(networks: NetworkSettings, observation: int, action: int, members: int = 1) -> Agent:

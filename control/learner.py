@@ -7,9 +7,11 @@ from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
-from control.agent import Active, Agent, Stepper, Streams
+from control.agent import Agent
 from control.networks import Actor, Policy
+from control.stepper import Stepper
 from control.storage import Batch
+from control.streams import Active, Streams
 
 Metrics: TypeAlias = Mapping[str, Tensor]
 """Name to a value a member, `[M]`, still on the device."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from control.stack import Layer, outgrown, relu_stack
 from posttrain.intervention.kl import gaussian_kl, squashed_gaussian_kl, squashed_gaussian_log_prob
 
 if TYPE_CHECKING:
@@ -42,61 +43,59 @@ class Dense(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw uniformly from +-1/sqrt(inputs), torch's rule for linear layers."""
-        bound = 1 / math.sqrt(self.weight.shape[1])
-        nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.uniform_(self.bias, -bound, bound)
+        _draw_uniformly_(self.weight, self.bias)
 
     def forward(self, x: Tensor, every: int = 1) -> Tensor:
         """Map each member's rows by its own weights; `every` takes only each so-manieth map."""
-        weight: Tensor = self.weight[::every] if every > 1 else self.weight
-        bias: Tensor = self.bias[::every] if every > 1 else self.bias
-        if weight.shape[0] == weight.shape[2] == 1:
-            # A single product with a single output goes through another routine, which rounds
-            # otherwise: a lone run would differ from the same run among others.
-            twice = (t.expand(2, -1, -1) for t in (bias, x, weight))
-            return torch.baddbmm(*twice)[:1]
-        return torch.baddbmm(bias, x, weight)
+        return _affine(x, self.weight, self.bias, every)
 
 
-class Norm(nn.Module):
-    """Layer normalisation with each member's own gain and offset: `[n, B, d]`."""
+class Hidden(nn.Module):
+    """A hidden layer: an affine map, layer normalisation where wanted, ReLU.
 
-    def __init__(self, n: int, width: int) -> None:
-        """Start as the identity on normalised features."""
+    One module owns all of its weights, so that a reset of a layer takes its normalisation with it.
+    """
+
+    gain: nn.Parameter | None
+    offset: nn.Parameter | None
+
+    def __init__(self, n: int, inputs: int, outputs: int, *, norm: bool) -> None:
+        """Leave the weights undrawn: `reset_parameters` draws them."""
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(n, 1, width))
-        self.bias = nn.Parameter(torch.zeros(n, 1, width))
+        self.weight = nn.Parameter(torch.zeros(n, inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(n, 1, outputs))
+        self.gain = nn.Parameter(torch.ones(n, 1, outputs)) if norm else None
+        self.offset = nn.Parameter(torch.zeros(n, 1, outputs)) if norm else None
 
     def reset_parameters(self) -> None:
-        """Be the identity again."""
-        nn.init.ones_(self.weight)
-        nn.init.zeros_(self.bias)
+        """Draw as `Dense` does; a normalisation begins as the identity."""
+        _draw_uniformly_(self.weight, self.bias)
+        if self.gain is not None and self.offset is not None:
+            nn.init.ones_(self.gain)
+            nn.init.zeros_(self.offset)
 
     def forward(self, x: Tensor, every: int = 1) -> Tensor:
-        """Normalise over the features."""
-        flat = F.layer_norm(x, x.shape[-1:])
-        if every > 1:
-            return torch.addcmul(self.bias[::every], flat, self.weight[::every])
-        return torch.addcmul(self.bias, flat, self.weight)
+        """Features `[n, B, o]`."""
+        x = _affine(x, self.weight, self.bias, every)
+        if self.gain is not None and self.offset is not None:
+            flat = F.layer_norm(x, x.shape[-1:])
+            x = torch.addcmul(self.offset[::every], flat, self.gain[::every])
+        return F.relu_(x)
 
 
 class MLP(nn.Module):
-    """Hidden layers of Dense, optional Norm, ReLU."""
+    """Hidden layers, one after the other."""
 
     def __init__(self, n: int, inputs: int, hidden: Sequence[int], *, norm: bool) -> None:
         """Stack the layers."""
         super().__init__()
         widths = [inputs, *hidden]
-        self.dense = nn.ModuleList(Dense(n, i, o) for i, o in pairwise(widths))
-        self.norm = nn.ModuleList(Norm(n, width) for width in hidden) if norm else None
+        self.dense = nn.ModuleList(Hidden(n, i, o, norm=norm) for i, o in pairwise(widths))
 
     def forward(self, x: Tensor, every: int = 1) -> Tensor:
         """Features `[n, B, h]`."""
-        for i, dense in enumerate(self.dense):
-            x = dense(x, every)
-            if self.norm is not None:
-                x = self.norm[i](x, every)
-            x = F.relu(x)
+        for layer in self.dense:
+            x = layer(x, every)
         return x
 
 
@@ -201,22 +200,31 @@ class Critic(nn.Module):
         self.trunk = MLP(members * k, inputs, hidden, norm=norm)
         self.head = Dense(members * k, hidden[-1], 1)
 
-    def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
+    def forward(self, observations: Tensor, actions: Tensor, *, frozen: bool = False) -> Tensor:
         """Values `[M, K, B]` at observations `[M, B, do]` and actions `[M, B, A]`."""
         x = torch.cat([observations, actions], dim=-1)
-        return self.of(x)
+        return self.of(x, frozen=frozen)
 
     def first(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Values `[M, 1, B]` of each member's first critic alone."""
         x = torch.cat([observations, actions], dim=-1)
         return self.head(self.trunk(x, self.k), self.k).unsqueeze(1).squeeze(-1)
 
-    def of(self, x: Tensor) -> Tensor:
-        """Values `[M, K, B]` at inputs `[M, B, d]`."""
+    def of(self, x: Tensor, *, frozen: bool = False) -> Tensor:
+        """Values `[M, K, B]` at inputs `[M, B, d]`.
+
+        `frozen` says that only the inputs want a gradient.
+        """
         members, rows, width = x.shape
         if self.k > 1:
             shape = (members, self.k, rows, width)
             x = x.unsqueeze(1).expand(shape).reshape(members * self.k, rows, width)
+        if outgrown(rows, self.head.weight.shape[1], self.k, x.device):
+            hidden = (cast("Hidden", h) for h in self.trunk.dense)
+            layers = [Layer(h.weight, h.bias, h.gain, h.offset) for h in hidden]
+            layers.append(Layer(self.head.weight, self.head.bias))
+            layers = [layer.detached() for layer in layers] if frozen else layers
+            return relu_stack(x, layers).view(members, self.k, rows)
         return self.head(self.trunk(x)).view(members, self.k, rows)
 
 
@@ -258,3 +266,20 @@ def _normal_log_prob(standard: Tensor, std: Tensor) -> Tensor:
     """Log-density of mean + std * standard, summed over the action's dimensions."""
     constant = 0.5 * math.log(2 * math.pi)
     return (-0.5 * standard.square() - torch.log(std) - constant).sum(-1)
+
+
+def _draw_uniformly_(weight: Tensor, bias: Tensor) -> None:
+    bound = 1 / math.sqrt(weight.shape[1])
+    nn.init.uniform_(weight, -bound, bound)
+    nn.init.uniform_(bias, -bound, bound)
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor, every: int) -> Tensor:
+    if every > 1:
+        weight, bias = weight[::every], bias[::every]
+    if weight.shape[0] == weight.shape[2] == 1:
+        # A single product with a single output goes through another routine, which rounds
+        # otherwise: a lone run would differ from the same run among others.
+        twice = (t.expand(2, -1, -1) for t in (bias, x, weight))
+        return torch.baddbmm(*twice)[:1]
+    return torch.baddbmm(bias, x, weight)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from control import algorithms, checkpoint
-from control.agent import Agent, Streams
+from control.agent import Agent
 from control.collect import Collector
 from control.datasets.dataset import Dataset
 from control.datasets.hdf5 import read_hdf5
@@ -28,6 +28,7 @@ from control.learner import Learner, Metrics
 from control.pretrain import fresh
 from control.settings import ControlRecipe, FinetuneSettings
 from control.storage import Batch, Share, Storage, indices
+from control.streams import Streams
 
 
 @dataclass(slots=True)

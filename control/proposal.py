@@ -18,8 +18,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from control.agent import Agent, Streams
+from control.agent import Agent
 from control.networks import Critic, Policy
+from control.streams import Streams
 
 INVERSE = 10.0
 """Inverse temperature of PEX's draw; soft IBRL's default too."""

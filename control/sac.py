@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from control.agent import Active, Agent, Stepper, Streams, follow_
+from control.agent import Agent
 from control.learner import Extra, Metrics
 from control.networks import Critic
 from control.proposal import Rival
 from control.settings import NetworkSettings, SacSettings
+from control.stepper import Stepper, follow_
 from control.storage import Batch
+from control.streams import Active, Streams
 from control.td3 import climbed, fit_critic
 
 

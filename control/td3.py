@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from control.agent import Active, Agent, Stepper, Streams, follow_
+from control.agent import Agent
 from control.learner import Extra, Metrics
 from control.proposal import Rival
 from control.settings import ActorValue, NetworkSettings, Td3Settings
+from control.stepper import Stepper, follow_
 from control.storage import Batch
+from control.streams import Active, Streams
 
 
 def build(networks: NetworkSettings, observation: int, action: int, members: int = 1) -> Agent:
@@ -128,5 +130,5 @@ def climbed(agent: Agent, observations: Tensor, actions: Tensor, which: ActorVal
     assert agent.critic is not None  # noqa: S101 - by build
     if which == "first":
         return agent.critic.first(observations, actions)[:, 0]
-    values = agent.critic(observations, actions)
+    values = agent.critic(observations, actions, frozen=True)
     return values.amin(1) if which == "min" else values.mean(1)

@@ -34,11 +34,13 @@ import torch
 from torch import Tensor
 
 from control import td3
-from control.agent import Active, Agent, Stepper, Streams, follow_
+from control.agent import Agent
 from control.bc import distance
 from control.learner import Extra, Metrics
 from control.settings import NetworkSettings, Td3BcSettings
+from control.stepper import Stepper, follow_
 from control.storage import Batch
+from control.streams import Active, Streams
 
 
 def build(networks: NetworkSettings, observation: int, action: int, members: int = 1) -> Agent:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from control import algorithms
-from control.agent import Agent, Streams
+from control.agent import Agent
 from control.algorithms import delay_of, exploration_of
 from control.environments import Flat
 from control.experience import seeds_of
@@ -23,6 +23,7 @@ from control.networks import EDGE
 from control.rollout import Episode, players
 from control.settings import EnvSettings, NetworkSettings, SacSettings, Td3Settings
 from control.storage import UNKNOWN, Share, Storage, indices, pack
+from control.streams import Streams
 
 __all__ = ["Online", "OnlineSettings", "learn"]
 

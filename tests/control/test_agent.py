@@ -23,7 +23,9 @@ from populations import (
 )
 from torch import Tensor, nn
 
-from control.agent import Agent, MemberState, Stepper, Streams, follow_, hand_over_, load, save
+from control.agent import Agent, hand_over_, load, save
+from control.stepper import MemberState, Stepper, follow_
+from control.streams import Streams
 from posttrain.intervention.parts import ResetError
 from posttrain.intervention.plan import How, Part, Reset
 from posttrain.intervention.reset import apply_reset
@@ -226,6 +228,7 @@ PARTS: list[tuple[str, tuple[Part, ...], int, tuple[str, ...]]] = [
     ("cal-ql", ("head",), 1, ("actor.head",)),
     ("sac", ("last_layers",), 1, ("actor.head",)),
     ("sac", ("last_layers",), 2, ("actor.head", "actor.trunk.dense.1")),
+    ("redq", ("last_layers",), 2, ("actor.head", "actor.trunk.dense.1")),
     ("td3_bc", ("policy", "critic"), 1, ("actor.trunk", "actor.head", "critic.")),
     ("td3_bc", ("policy", "optimizer"), 1, ("actor.trunk", "actor.head")),
     ("bc", ("policy",), 1, ("actor.trunk", "actor.head")),

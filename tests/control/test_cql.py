@@ -27,10 +27,11 @@ from populations import (
 from torch import Tensor
 
 from control import cql
-from control.agent import Agent, Streams
+from control.agent import Agent
 from control.cql import Proposals
 from control.settings import CqlSettings, SacSettings
 from control.storage import Batch
+from control.streams import Streams
 
 SOFT = SacSettings(actor_lr=3e-3, critic_lr=3e-3, temperature_lr=3e-3, temperature=0.1, tau=0.05)
 WIDE = replace(GAUSSIAN, actor=(32, 32), critic=(32, 32))
@@ -98,11 +99,13 @@ def test_an_unknown_return_bounds_nothing() -> None:
 # Values and actions
 
 
-@pytest.mark.parametrize("chunk", [1, 24, 10_000])
-def test_values_of_many_actions_are_those_of_each_however_they_are_chunked(
-    chunk: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("piece", [None, 1, 24, 10_000])
+def test_values_of_many_actions_are_those_of_each_however_they_are_cut_to_pieces(
+    piece: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cql, "CHUNK", chunk)
+    if piece is not None:
+        monkeypatch.setattr("control.networks.outgrown", lambda *_: True)
+        monkeypatch.setattr("control.stack.PIECE", piece)
     critic = cql.build(CqlSettings(), NORMED, 3, 2, 2).draw_([0, 1]).critic
     observations, actions = noise(2, 8, 3), noise(2, 7, 8, 2, seed=1)
     found = cql.grid(critic, observations, actions)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, TransformedDistribution, kl_divergence
 from torch.distributions.transforms import TanhTransform
 
-from control.networks import EDGE, LOG_STD, MLP, Actor, Critic, Dense, Norm, Policy, Scalar, Value
+from control.networks import EDGE, LOG_STD, MLP, Actor, Critic, Dense, Hidden, Policy, Scalar, Value
 
 STD = st.floats(0.05, 3)
 MEAN = st.floats(-2, 2)
@@ -41,13 +41,11 @@ def linear(dense: Dense, i: int) -> nn.Linear:
 def layers(trunk: MLP, head: Dense, i: int) -> nn.Sequential:
     """Network i of a stack as a Sequential."""
     found: list[nn.Module] = []
-    for j, dense in enumerate(trunk.dense):
+    for dense in trunk.dense:
         found.append(linear(dense, i))
-        if trunk.norm is not None:
+        if dense.gain is not None:
             norm = nn.LayerNorm(dense.weight.shape[2])
-            norm.weight.data, norm.bias.data = (
-                p[i, 0].clone() for p in (trunk.norm[j].weight, trunk.norm[j].bias)
-            )
+            norm.weight.data, norm.bias.data = (p[i, 0].clone() for p in (dense.gain, dense.offset))
             found.append(norm)
         found.append(nn.ReLU())
     return nn.Sequential(*found, linear(head, i))
@@ -118,11 +116,18 @@ def test_weights_are_drawn_as_torch_draws_a_linear_layer_s() -> None:
 
 
 def test_a_norm_starts_as_layer_norm_and_returns_to_it() -> None:
-    norm, x = Norm(2, 6), noise(2, 5, 6)
-    torch.testing.assert_close(norm(x), nn.LayerNorm(6)(x))
-    drawn(norm)
-    norm.reset_parameters()
-    torch.testing.assert_close(norm(x), nn.LayerNorm(6)(x))
+    layer, x = Hidden(2, 6, 6, norm=True), noise(2, 5, 6)
+
+    def plain():
+        bare = torch.baddbmm(layer.bias, x, layer.weight)
+        return torch.relu(nn.LayerNorm(6)(bare))
+
+    drawn(layer)
+    for p in (layer.gain, layer.offset):
+        nn.init.uniform_(p, 1, 2)
+    assert not torch.allclose(layer(x), plain())
+    layer.reset_parameters()
+    torch.testing.assert_close(layer(x), plain())
 
 
 def squashed(mean: Tensor, std: Tensor) -> TransformedDistribution:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from control import sac
-from control.agent import Agent, Streams
+from control.agent import Agent
 from control.bc import build as build_clone
 from control.proposal import Rival, compared
 from control.sac import Sac, target
 from control.settings import NetworkSettings, SacSettings
 from control.storage import Batch
+from control.streams import Streams
 
 NETWORKS = NetworkSettings(actor=(8,), critic=(8,), critics=3)
 

@@ -16,11 +16,12 @@ from torch.distributions.transforms import TanhTransform
 from torch.nn import functional as F
 
 from control import sac
-from control.agent import Agent, Streams
+from control.agent import Agent
 from control.networks import LOG_STD, Actor, Critic
 from control.sac import Sac, smallest, some, target
 from control.settings import ActorValue, NetworkSettings, SacSettings
 from control.storage import Batch
+from control.streams import Streams
 
 SMALL = NetworkSettings(actor=(8, 8), critic=(8, 8), critics=3, critic_norm=True)
 
@@ -227,8 +228,8 @@ def mlp(network: Critic | Actor, weights_of: dict[str, Tensor], k: int, x: Tenso
     for i in range(len(network.trunk.dense)):
         x = F.linear(x, weights_of[f"trunk.dense.{i}.weight"][k].T)
         x = x + weights_of[f"trunk.dense.{i}.bias"][k, 0]
-        if network.trunk.norm is not None:
-            gain, offset = (weights_of[f"trunk.norm.{i}.{s}"][k, 0] for s in ("weight", "bias"))
+        if network.trunk.dense[i].gain is not None:
+            gain, offset = (weights_of[f"trunk.dense.{i}.{s}"][k, 0] for s in ("gain", "offset"))
             x = F.layer_norm(x, x.shape[-1:], gain, offset)
         x = torch.relu(x)
     return F.linear(x, weights_of["head.weight"][k].T) + weights_of["head.bias"][k, 0]

@@ -21,9 +21,10 @@ from populations import (
 )
 
 from control import td3
-from control.agent import Agent, Streams
+from control.agent import Agent
 from control.settings import ActorValue, Td3Settings
 from control.storage import Batch
+from control.streams import Streams
 
 SETTINGS = Td3Settings(actor_lr=3e-3, critic_lr=3e-3, tau=0.05)
 WIDE = replace(DETERMINISTIC, actor=(32, 32), critic=(32, 32))

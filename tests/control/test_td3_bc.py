@@ -23,8 +23,8 @@ from populations import (
 )
 
 from control import td3, td3_bc
-from control.agent import Streams
 from control.settings import Td3BcSettings, Td3Settings
+from control.streams import Streams
 
 FAST = Td3Settings(actor_lr=3e-3, critic_lr=3e-3, tau=0.05)
 WIDE = replace(DETERMINISTIC, actor=(32, 32), critic=(32, 32))
