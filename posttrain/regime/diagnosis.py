@@ -76,7 +76,8 @@ def diagnose(
             flag; returns that show no variance leave the verdict undecided.
         deployment: Returns of pi_0 under the decoding that it is deployed with. It is reported
             beside the rollout's, which decides.
-        extra_flags: What the caller knows and the returns do not show.
+        extra_flags: What the caller knows and the returns do not show; they take the place of flags
+            of the same kind.
 
     Raises:
         ValueError: For fewer than 2 units, NaN or infinite returns, returns outside the scale, a

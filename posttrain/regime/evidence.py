@@ -112,8 +112,8 @@ def weigh(
         needed=_needed(pairing, rollout, method, margin=margin),
         recoverability=_recoverability(policy, ends, bounded=method.bounded),
         decodings=decodings,
-        flags=(
-            *extra_flags,
+        flags=_once(
+            extra_flags,
             *flags_of_pairing(pairing, margin=margin, bounded=method.bounded),
             *(() if method.bounded else unbounded.flags(pairing)),
             *success_filtered(dataset, scale=ends, bounded=method.bounded),
@@ -123,6 +123,13 @@ def weigh(
         ),
         bounded=method.bounded,
     )
+
+
+def _once(said: Iterable[Flag], *seen: Flag) -> tuple[Flag, ...]:
+    """What the caller knows, then what the returns show of other kinds: the caller knows more."""
+    given = tuple(said)
+    kinds = {flag.kind for flag in given}
+    return (*given, *(flag for flag in seen if flag.kind not in kinds))
 
 
 def check_settings(*, margin: float, alpha: float) -> None:

@@ -250,3 +250,10 @@ def test_the_sentence_names_the_verdict_and_its_numbers():
         "J(pi_0) = 0.5, J(D) = 1, gap -0.500 (90 % interval -0.597 to -0.396) over 80 units."
     )
     assert "further units would decide" in diagnose([0.0, 1.0] * 5, [0.0, 1.0] * 5).sentence
+
+
+def test_what_the_caller_knows_is_not_said_twice():
+    known = Flag("success_filtered", "Of 40 episodes 12 that succeed were kept.")
+    found = diagnose([0.0, 1.0] * 20, [1.0] * 12, extra_flags=[known])
+    assert text_of(found, "success_filtered") == known.text
+    assert "success_filtered" in kinds(diagnose([0.0, 1.0] * 20, [1.0] * 12))
