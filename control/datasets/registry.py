@@ -153,7 +153,6 @@ def _kitchen() -> Iterator[Known]:
             ref_min=0.0,
             ref_max=4.0,
             success=Success(of="return", at=4.0),
-            reward_bias=-4.0,
             labels="tasks",
             study=True,
         )
