@@ -50,6 +50,8 @@ class Population:
     delay: int
     updates: list[int]
     """Critic updates that each member has had."""
+    first_turns: Sequence[int]
+    """The step at which each member's policy may first move."""
     step: int = 0
 
     @classmethod
@@ -115,6 +117,7 @@ class Population:
         return cls(
             recipe, settings, runs, learner, views, reference, storage, shares, strengths, pull,
             collector, gauges, algorithms.delay_of(algorithm), [0] * len(runs),
+            [max(s.warm, settings.start - n - 1) for s, n in zip(strengths, before, strict=True)],
         )  # fmt: skip
 
     @property
@@ -164,8 +167,8 @@ class Population:
         settings, step = self.settings, self.step
         if settings.supervised is None:
             self.collector.step(step)
-        for m, strength in enumerate(self.strengths):
-            if step == strength.warm and settings.critic_first:
+        for m, first in enumerate(self.first_turns):
+            if step == first and settings.critic_first and settings.supervised is None:
                 self._critic_alone(m)
         metrics = self._learn(step)
         self.step = step + 1
@@ -219,7 +222,7 @@ class Population:
         """Whether member m's critic moves at this step."""
         if self.settings.supervised is not None:
             return True
-        if self.storage.size(m) < max(1, self.settings.start):
+        if self.storage.size(m) < self.settings.start:
             return False
         return self.settings.warmup_critic == "learns" or step >= self.strengths[m].warm
 

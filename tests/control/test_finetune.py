@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 from tiny import read, tiny
 
-from control import pipeline
+from control import checkpoint, pipeline, population
 from control.intervene import PlanError
 from control.settings import BcSettings, FinetuneSettings, SacSettings
 from posttrain.intervention.plan import Anchor, Replay, Reset, Warmup
@@ -138,6 +138,29 @@ def test_a_clone_brings_no_critic_and_one_is_trained_first(tmp_path):
     assert "critic.head.weight" in weights(folder)
 
 
+def test_a_new_critic_is_trained_alone_when_there_is_something_to_learn_from(tmp_path):
+    cloned = replace(tiny(tmp_path).pretrain, algorithm=BcSettings())
+    found = {}
+    for warm in ((), (Warmup(steps=15),)):
+        late = recipe(
+            tmp_path, *warm, name=f"late{len(warm)}", pretrain=cloned,
+            finetune={"critic_first": 7, "start": 10, "warmup_critic": "waits", "steps": 20},
+        )  # fmt: skip
+        seen = []
+        original = population.Population._critic_alone
+
+        def spy(self, m, seen=seen, original=original):
+            seen.append((self.step, self.storage.size(m), self.updates[m]))
+            original(self, m)
+            assert self.updates[m] == 7
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(population.Population, "_critic_alone", spy)
+            pipeline.run(late)
+        found[len(warm)] = seen
+    assert found == {0: [(9, 10, 0)], 1: [(15, 16, 0)]}
+
+
 def test_the_regulariser_of_cloning_is_td3_bc_and_needs_td3(tmp_path):
     cloned = replace(tiny(tmp_path).pretrain, algorithm=BcSettings())
     kept = recipe(tmp_path, pretrain=cloned, finetune={"regulariser": "keep"})
@@ -193,7 +216,6 @@ def test_a_killed_gaussian_run_with_everything_on_ends_as_the_unbroken_one(tmp_p
 
 def stop_after_checkpoint(settings, *, at):
     """Let fine-tuning die at a step, and say what its last checkpoint had done."""
-    from control import checkpoint, population
 
     class KilledError(Exception):
         pass
