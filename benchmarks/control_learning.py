@@ -28,22 +28,21 @@ import control_learning_page as page
 from control import algorithms
 from control.acting import act_of
 from control.agent import Agent
-from control.experience import rows_of, seeds_of
-from control.makers.online import OnlineSettings, learn
-from control.makers.waypoint import make_waypoint
-from control.rollout import play, players
-from control.settings import (
+from control.algorithm_settings import (
     AlgorithmSettings,
     BcSettings,
     CqlSettings,
-    DataSettings,
-    EnvSettings,
     IqlSettings,
     NetworkSettings,
     SacSettings,
     Td3BcSettings,
     Td3Settings,
 )
+from control.experience import rows_of, seeds_of
+from control.makers.online import OnlineSettings, learn
+from control.makers.waypoint import make_waypoint
+from control.rollout import play, players
+from control.settings import DataSettings, EnvSettings
 from control.storage import Share, Storage, indices
 
 SEEDS = tuple(range(100, 105))

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from control.algorithm_settings import NetworkSettings
 from control.networks import Actor, Critic, Scalar, Value
-from control.settings import NetworkSettings
 from posttrain.intervention.reset import reinitialize_
 from posttrain.record import replacing_folder, write_text
 

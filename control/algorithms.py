@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from control import bc, cql, iql, sac, td3, td3_bc
-from control.settings import (
+from control.algorithm_settings import (
     AlgorithmSettings,
     BcSettings,
     CqlSettings,

@@ -17,18 +17,18 @@ import numpy as np
 import torch
 
 from control.agent import Agent
-from control.datasets.dataset import Dataset
-from control.diagnosis import rollouts
-from control.experience import rows_of
-from control.pretrain import PretrainRun, pretrain
-from control.rollout import scores
-from control.settings import (
+from control.algorithm_settings import (
     AlgorithmSettings,
     BcSettings,
     CqlSettings,
     IqlSettings,
     Td3BcSettings,
 )
+from control.datasets.dataset import Dataset
+from control.diagnosis import rollouts
+from control.experience import rows_of
+from control.pretrain import PretrainRun, pretrain
+from control.rollout import scores
 from control.storage import Storage
 from control.work import Work, together
 from posttrain.record import MetricsLog, write_json

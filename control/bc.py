@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from control.agent import Agent
+from control.algorithm_settings import BcSettings, NetworkSettings
 from control.learner import Extra, Metrics
 from control.networks import Policy
-from control.settings import BcSettings, NetworkSettings
 from control.stepper import Stepper
 from control.storage import Batch
 from control.streams import Active, Streams

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from control.agent import Agent
+from control.algorithm_settings import AlgorithmSettings
 from control.algorithms import exploration_of, gamma_of
 from control.datasets.hdf5 import read_hdf5
 from control.datasets.returns import discounted
@@ -25,7 +26,7 @@ from control.experience import rows_of, seeds_of
 from control.networks import EDGE, Policy
 from control.proposal import Rival
 from control.rollout import players
-from control.settings import AlgorithmSettings, ControlRecipe
+from control.settings import ControlRecipe
 from control.storage import UNKNOWN, Storage, pack
 from control.streams import Streams
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from control import sac
 from control.agent import Agent
+from control.algorithm_settings import CqlSettings, NetworkSettings
 from control.learner import Extra, Metrics
 from control.networks import Critic, Policy, Scalar
-from control.settings import CqlSettings, NetworkSettings
 from control.stepper import Stepper, follow_
 from control.storage import Batch
 from control.streams import Active, Streams

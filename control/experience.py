@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from control.agent import Agent
+    from control.algorithm_settings import AlgorithmSettings
     from control.datasets.dataset import Dataset
-    from control.settings import AlgorithmSettings, DataSettings
+    from control.settings import DataSettings
 
 STILL = 1e-3
 """Added to the deviation of an observation's coordinate, as TD3+BC does: some never move."""

@@ -11,19 +11,13 @@ import torch
 from control import agent as agents
 from control import algorithms
 from control.agent import Agent
+from control.algorithm_settings import AlgorithmSettings, BcSettings, Td3BcSettings, Td3Settings
 from control.datasets.dataset import Dataset
 from control.experience import seeds_of
 from control.learner import Learner
 from control.proposal import Rival
 from control.sac import Sac
-from control.settings import (
-    AlgorithmSettings,
-    BcSettings,
-    ControlRecipe,
-    FinetuneSettings,
-    Td3BcSettings,
-    Td3Settings,
-)
+from control.settings import ControlRecipe, FinetuneSettings
 from control.td3 import Td3
 from posttrain.intervention.plan import Plan
 from posttrain.record import MetricsLog

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from control.settings import BcSettings, ControlRecipe
+from control.algorithm_settings import BcSettings
+from control.settings import ControlRecipe
 
 FIT = "regime/nll_on_data"
 STILL_FALLING = 0.05

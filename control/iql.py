@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from control.agent import Agent
+from control.algorithm_settings import IqlSettings, NetworkSettings
 from control.bc import misfit
 from control.learner import Extra, Metrics
-from control.settings import IqlSettings, NetworkSettings
 from control.stepper import Stepper, follow_
 from control.storage import Batch
 from control.streams import Active, Streams

@@ -21,7 +21,7 @@ from posttrain.intervention.kl import gaussian_kl, squashed_gaussian_kl, squashe
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from control.settings import PolicyKind
+    from control.algorithm_settings import PolicyKind
 
 LOG_STD = (-5.0, 2.0)
 """Bounds of a Gaussian policy's log standard deviation. A new one starts at the middle, 0.22: with

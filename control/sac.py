@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.func import functional_call
 
 from control.agent import Agent
+from control.algorithm_settings import NetworkSettings, SacSettings
 from control.learner import Extra, Metrics
 from control.networks import Critic
 from control.proposal import Rival
-from control.settings import NetworkSettings, SacSettings
 from control.stepper import Stepper, follow_
 from control.storage import Batch
 from control.streams import Active, Streams

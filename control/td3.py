@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from control.agent import Agent
+from control.algorithm_settings import ActorValue, NetworkSettings, Td3Settings
 from control.learner import Extra, Metrics
 from control.proposal import Rival
-from control.settings import ActorValue, NetworkSettings, Td3Settings
 from control.stepper import Stepper, follow_
 from control.storage import Batch
 from control.streams import Active, Streams

@@ -35,9 +35,9 @@ from torch import Tensor
 
 from control import td3
 from control.agent import Agent
+from control.algorithm_settings import NetworkSettings, Td3BcSettings
 from control.bc import distance
 from control.learner import Extra, Metrics
-from control.settings import NetworkSettings, Td3BcSettings
 from control.stepper import Stepper, follow_
 from control.storage import Batch
 from control.streams import Active, Streams

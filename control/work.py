@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from control.agent import Agent, describe, load
+from control.algorithm_settings import NetworkSettings
 from control.data import Source
 from control.experience import seeds_of
-from control.settings import ControlRecipe, NetworkSettings
+from control.settings import ControlRecipe
 from posttrain.record import MetricsLog, Record
 
 

@@ -14,16 +14,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # before what may be installed
 
 from control import algorithms, rollout
-from control.settings import (
+from control.algorithm_settings import (
     AlgorithmSettings,
     BcSettings,
     CqlSettings,
-    EnvSettings,
     IqlSettings,
     NetworkSettings,
     SacSettings,
     Td3BcSettings,
 )
+from control.settings import EnvSettings
 from control.storage import Share, Storage, indices, pack
 
 SETTINGS: dict[str, AlgorithmSettings] = {

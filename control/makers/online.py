@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from control import algorithms
 from control.agent import Agent
+from control.algorithm_settings import NetworkSettings, SacSettings, Td3Settings
 from control.algorithms import delay_of, exploration_of
 from control.environments import Flat
 from control.experience import seeds_of
 from control.learner import Learner
 from control.networks import EDGE
 from control.rollout import Episode, players
-from control.settings import EnvSettings, NetworkSettings, SacSettings, Td3Settings
+from control.settings import EnvSettings
 from control.storage import UNKNOWN, Share, Storage, indices, pack
 from control.streams import Streams
 

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from control.acting import act_of
 from control.agent import Agent
+from control.algorithm_settings import NetworkSettings, SacSettings
 from control.datasets.dataset import Dataset, DatasetWarning
 from control.environments import EnvError, Flat
 from control.experience import seeds_of
 from control.makers.gather import gather, local_dataset
 from control.makers.online import Online, OnlineSettings, learn
 from control.rollout import Act, Episode, Floats, Ints, Streams, play, players
-from control.settings import EnvSettings, NetworkSettings, SacSettings, TrainedMaker
+from control.settings import EnvSettings, TrainedMaker
 
 __all__ = ["make_trained", "quick"]
 

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from control import algorithms
 from control.agent import Agent
-from control.learner import Learner
-from control.networks import Critic, Value
-from control.settings import (
+from control.algorithm_settings import (
     AlgorithmSettings,
     BcSettings,
     CqlSettings,
@@ -24,6 +22,8 @@ from control.settings import (
     Td3BcSettings,
     Td3Settings,
 )
+from control.learner import Learner
+from control.networks import Critic, Value
 from control.storage import Batch
 
 Started: TypeAlias = tuple[Agent, list[Agent], Learner]

@@ -22,8 +22,8 @@ from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
 from control import bc
+from control.algorithm_settings import BcSettings, NetworkSettings
 from control.networks import Policy
-from control.settings import BcSettings, NetworkSettings
 from control.storage import Batch
 
 SETTINGS = BcSettings(actor_lr=3e-3)

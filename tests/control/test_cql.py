@@ -28,8 +28,8 @@ from torch import Tensor
 
 from control import cql
 from control.agent import Agent
+from control.algorithm_settings import CqlSettings, SacSettings
 from control.cql import Proposals
-from control.settings import CqlSettings, SacSettings
 from control.storage import Batch
 from control.streams import Streams
 

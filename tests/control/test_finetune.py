@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 from tiny import read, tiny
 
 from control import checkpoint, pipeline, population
+from control.algorithm_settings import BcSettings, SacSettings
 from control.intervene import PlanError
-from control.settings import BcSettings, FinetuneSettings, SacSettings
+from control.settings import FinetuneSettings
 from posttrain.intervention.plan import Anchor, Replay, Reset, Warmup
 from posttrain.record import Record
 

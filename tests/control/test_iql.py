@@ -23,8 +23,8 @@ from populations import (
 )
 
 from control import iql
+from control.algorithm_settings import IqlSettings, NetworkSettings
 from control.bc import misfit
-from control.settings import IqlSettings, NetworkSettings
 from control.storage import Batch
 
 FAST = IqlSettings(lr=3e-3, tau=0.05, beta=10, expectile=0.9)

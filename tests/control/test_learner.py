@@ -9,8 +9,7 @@ import torch
 from populations import EVERY, moments, of_member, random_batch, start, train, weights
 
 from control import algorithms
-from control.learner import Learner
-from control.settings import (
+from control.algorithm_settings import (
     AlgorithmSettings,
     CqlSettings,
     IqlSettings,
@@ -18,6 +17,7 @@ from control.settings import (
     Td3BcSettings,
     Td3Settings,
 )
+from control.learner import Learner
 from control.storage import Batch
 
 SEEDS = (5, 11, 3)

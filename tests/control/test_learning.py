@@ -11,9 +11,10 @@ import torch
 from gymnasium.spaces import Box
 
 from control.acting import act_of
+from control.algorithm_settings import NetworkSettings, PolicyKind, SacSettings, Td3Settings
 from control.makers.online import OnlineSettings, learn
 from control.rollout import play
-from control.settings import EnvSettings, NetworkSettings, PolicyKind, SacSettings, Td3Settings
+from control.settings import EnvSettings
 
 SAC = SacSettings(actor_lr=3e-3, critic_lr=3e-3, temperature_lr=3e-3, temperature=0.1)
 TD3 = Td3Settings(actor_lr=3e-3, critic_lr=3e-3)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from control.agent import Agent
-from control.settings import NetworkSettings
+from control.algorithm_settings import NetworkSettings
 from control.stepper import MemberState, Stepper
 
 SEEDS = (4, 9, 2)

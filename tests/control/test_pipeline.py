@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from tiny import curve, read, tiny
 
 from control import pipeline
+from control.algorithm_settings import SacSettings
 from control.datasets.hdf5 import read_hdf5
 from control.experience import seeds_of
 from control.intervene import PlanError
-from control.settings import RandomMaker, SacSettings
+from control.settings import RandomMaker
 from posttrain import recipe as recipes
 from posttrain.intervention.plan import Anchor, Replay, Reset, Warmup
 from posttrain.record import Record, RecordError, locked

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from control import sac
 from control.agent import Agent
+from control.algorithm_settings import NetworkSettings, SacSettings
 from control.bc import build as build_clone
 from control.proposal import Rival, compared
 from control.sac import Sac, target
-from control.settings import NetworkSettings, SacSettings
 from control.storage import Batch
 from control.streams import Streams
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from control.algorithm_settings import CqlSettings, SacSettings, Td3BcSettings
 from control.datasets.registry import REGISTRY, known
-from control.settings import ControlRecipe, CqlSettings, SacSettings, Td3BcSettings
+from control.settings import ControlRecipe
 from posttrain import recipe as recipes
 from posttrain.intervention.plan import Plan, chain
 from posttrain.recipe import RecipeError, list_recipes, recipes_folder

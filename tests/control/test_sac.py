@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from control import sac
 from control.agent import Agent
+from control.algorithm_settings import ActorValue, NetworkSettings, SacSettings
 from control.networks import LOG_STD, Actor, Critic
 from control.sac import Sac, smallest, some, target
-from control.settings import ActorValue, NetworkSettings, SacSettings
 from control.storage import Batch
 from control.streams import Streams
 

@@ -22,7 +22,7 @@ from populations import (
 
 from control import td3
 from control.agent import Agent
-from control.settings import ActorValue, Td3Settings
+from control.algorithm_settings import ActorValue, Td3Settings
 from control.storage import Batch
 from control.streams import Streams
 

@@ -23,7 +23,7 @@ from populations import (
 )
 
 from control import td3, td3_bc
-from control.settings import Td3BcSettings, Td3Settings
+from control.algorithm_settings import Td3BcSettings, Td3Settings
 from control.streams import Streams
 
 FAST = Td3Settings(actor_lr=3e-3, critic_lr=3e-3, tau=0.05)

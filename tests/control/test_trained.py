@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from control.algorithm_settings import NetworkSettings
 from control.datasets.dataset import Dataset, DatasetWarning
 from control.environments import EnvError
 from control.makers.online import OnlineSettings
 from control.makers.trained import make_trained, quick
-from control.settings import EnvSettings, NetworkSettings, TrainedMaker
+from control.settings import EnvSettings, TrainedMaker
 
 TASK = EnvSettings(id="Pendulum-v1", horizon=50)
 

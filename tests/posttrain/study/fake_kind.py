@@ -48,7 +48,7 @@ class FakeRecipe:
     batch: int = 1
     pretrain: Pretrain = field(default_factory=Pretrain)
     finetune: Finetune = field(default_factory=Finetune)
-    interventions: tuple[Annotated[Anchor | Replay | Reset | Warmup, BY_KIND], ...] = ()
+    interventions: tuple[Annotated[Anchor | Replay | Warmup | Reset, BY_KIND], ...] = ()
     start_from: str | None = None
     options: dict[str, int] = field(default_factory=dict)
 
