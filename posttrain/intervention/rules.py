@@ -111,7 +111,7 @@ TABLE: tuple[Rule, ...] = (
     ),
     Rule(
         regimes=ANY,
-        when=("near zero", "D succeeds"),
+        when=("near zero", "D succeeds", "no critic"),
         plan=strength.group,
         reason="The few successes in D are the only signal: inside the group the reward itself "
         "picks them, while an imitation loss would copy the failures too.",
@@ -176,7 +176,7 @@ TABLE: tuple[Rule, ...] = (
     ),
     Rule(
         regimes=(Regime.INFERIOR,),
-        when=("no success",),
+        when=("no success", "no critic"),
         plan=strength.strong_replay_and_group,
         reason="D is the better prior, and on most units pi_0 never succeeds: there RL alone "
         "learns nothing. Demonstrations in the group make those units teach (2504.14945), and a "
@@ -188,7 +188,7 @@ TABLE: tuple[Rule, ...] = (
     ),
     Rule(
         regimes=(Regime.INFERIOR,),
-        when=("no success",),
+        when=("no success", "no critic"),
         plan=strength.strong_replay,
         reason="D is the better prior and pi_0 cannot find success alone: a decaying imitation "
         "loss on all tokens shows it what success is.",
@@ -198,7 +198,7 @@ TABLE: tuple[Rule, ...] = (
     ),
     Rule(
         regimes=(Regime.INFERIOR,),
-        when=("wide gap",),
+        when=("wide gap", "no critic"),
         plan=strength.strong_replay,
         reason="D is the better prior by far: most of what it holds pi_0 hardly ever says, and "
         "there a weight p(1-p) is next to nothing. So the imitation loss counts all tokens, firm "
@@ -210,6 +210,7 @@ TABLE: tuple[Rule, ...] = (
     ),
     Rule(
         regimes=(Regime.INFERIOR,),
+        when=("no critic",),
         plan=strength.replay,
         reason="D is the better prior, so it is kept as an imitation loss that decays and weighs "
         "undecided tokens most (2508.11408). A constant sum of both losses did worse than SFT "
@@ -221,6 +222,7 @@ TABLE: tuple[Rule, ...] = (
     ),
     Rule(
         regimes=(Regime.INFERIOR,),
+        when=("no critic",),
         plan=strength.group,
         reason="D is the better prior: one demonstration in each group, judged by the reward, "
         "keeps what D does right (2504.14945).",

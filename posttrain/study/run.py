@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -87,6 +89,30 @@ def _collect(calls: Sequence[Call], watch: Watch) -> list[Outcome]:
     A process that dies takes its pool with it. The units that were under way are tried again one
     by one, so that only the culprit's cells fail.
     """
+    with _interrupts() as seen:
+        return _collected(calls, watch, seen)
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Remember Ctrl-C: a pool that it broke must not be taken for one with a dead worker."""
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+
+    def note(number: int, _: Any) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _collected(calls: Sequence[Call], watch: Watch, interrupted: list[int]) -> list[Outcome]:
     found: list[Outcome] = []
     rest, suspects = list(calls), list[Call]()
     while rest:
@@ -97,6 +123,8 @@ def _collect(calls: Sequence[Call], watch: Watch) -> list[Outcome]:
                 watch.tell(outcomes)
             rest = []
         except BrokenProcessPool:
+            if interrupted:
+                raise KeyboardInterrupt from None
             told = {outcome.name for outcome in found}
             rest = [call for call in rest if call.group.cells[0].name not in told]
             names = {call.group.name for call in sent}

@@ -274,7 +274,7 @@ def test_an_interrupted_study_says_so_and_leaves_no_worker_behind(written, tmp_p
         time.sleep(0.01)
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(20) != 0
+    assert process.wait(60) != 0
     process.stderr.close()
     with locked(next((tmp_path / "out" / "small" / ".locks").glob("weak-*.lock")), wait=False):
         pass
