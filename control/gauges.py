@@ -76,7 +76,7 @@ class Gauges:
         visited = reference.normalize(torch.from_numpy(states).to(reference.center.device))
         return cls(recipe, runs, reference, dataset, probe, visited, [[] for _ in runs], rival)
 
-    def evaluate(self, agent: Agent, step: int) -> None:
+    def evaluate(self, agent: Agent, views: Sequence[Agent], step: int) -> None:
         """Measure J(pi_n) of every member without noise, always on the same starts."""
         episodes = self._episodes(agent)
         for m, (run, mine) in enumerate(zip(self.runs, episodes, strict=True)):
@@ -96,7 +96,7 @@ class Gauges:
                 "regime/prior": run.prior,
                 "regime/stability": min(self.means[m]) - run.prior,
                 "regime/plasticity": max(self.means[m]) - min(self.means[m]),
-                **self._critic(agent, m, mine),
+                **self._critic(views[m], mine),
             }
             run.log.append(row, nan_as_null=True)
 
@@ -114,9 +114,9 @@ class Gauges:
                 for i in range(len(self.runs))]  # fmt: skip
 
     @torch.no_grad()
-    def _critic(self, agent: Agent, m: int, episodes: Sequence[Episode]) -> dict[str, float]:
+    def _critic(self, view: Agent, episodes: Sequence[Episode]) -> dict[str, float]:
         """Compare the critic with what the episodes paid, in scaled, discounted rewards."""
-        if agent.critic is None or self.recipe.finetune is None:
+        if view.critic is None or self.recipe.finetune is None:
             return {}
         data, gamma = self.recipe.dataset, gamma_of(self.recipe.finetune.algorithm)
         states, actions, paid = [], [], []
@@ -132,10 +132,8 @@ class Gauges:
                 paid.append(found[:keep])
         if not states:
             return {}
-        view = agent.member(m)
         inputs = view.normalize(torch.from_numpy(np.concatenate(states)).to(view.center.device))
         given = torch.from_numpy(np.concatenate(actions)).to(inputs)
-        assert view.critic is not None  # noqa: S101 - checked above
         q = view.critic(inputs.unsqueeze(0), given.unsqueeze(0)).amin(1)[0].cpu().numpy()
         g = np.concatenate(paid)
         constant = np.ptp(q) == 0 or np.ptp(g) == 0

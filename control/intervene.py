@@ -141,9 +141,13 @@ class Pull:
         """Distance to pi_0 in each member's own terms, `[M]`."""
         kinds = [s.plan.anchor for s in self.strengths]
         found = torch.zeros(len(kinds), device=policy.mean.device)
-        for anchor in {k for k in kinds if k is not None}:
-            mine = torch.tensor([k == anchor for k in kinds], device=found.device)
-            found = found + mine * self._distance(anchor, policy, reference)
+        active = self.streams.active
+        for anchor in dict.fromkeys(k for k in kinds if k is not None):
+            mine = [k == anchor for k in kinds]
+            self.streams.only([a and b for a, b in zip(active, mine, strict=True)])
+            distance = self._distance(anchor, policy, reference)
+            found = torch.where(torch.tensor(mine, device=found.device), distance, found)
+        self.streams.only(active)
         return found
 
     def _distance(self, anchor: Anchor, policy: Policy, reference: Policy) -> Tensor:

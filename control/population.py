@@ -141,7 +141,7 @@ class Population:
         for m, run in enumerate(self.runs):
             if self.settings.diagnosis_episodes:
                 self.collector.take(m, run.episodes)
-        self.gauges.evaluate(self.agent, 0)
+        self.gauges.evaluate(self.agent, self.views, 0)
         self.gauges.log(self.agent, 0, {}, self._strengths_told())
         for m, run in enumerate(self.runs):
             if run.plan.reset is not None and run.plan.reset.every == 0:
@@ -174,13 +174,14 @@ class Population:
         self.step = step + 1
         for m, run in enumerate(self.runs):
             reset = run.plan.reset
-            if reset is not None and reset.every and self.step % reset.every == 0:
+            due = reset is not None and reset.every and self.step % reset.every == 0
+            if due and self.step < settings.steps:  # nothing could be learnt after the last
                 self._reset(m)
         if self.step % settings.log_every == 0:
             told = self._strengths_told()
             self.gauges.log(self.agent, self.step, metrics, told, self.collector.taken())
         if self.step % settings.eval_every == 0 or self.step == settings.steps:
-            self.gauges.evaluate(self.agent, self.step)
+            self.gauges.evaluate(self.agent, self.views, self.step)
         if self.step % settings.save_every == 0 and self.step < settings.steps:
             self._save()
         return metrics

@@ -88,6 +88,25 @@ def test_resets_repeat(tmp_path):
     distance = rows(folder, "regime/kl_to_pi0")
     assert distance[4] < 1e-3 < min(distance[8], distance[16])
     assert distance[8] != distance[16]
+    assert distance[24] == pytest.approx(distance[20], rel=1e-3)  # not after the last update
+
+
+def test_members_with_different_anchors_draw_their_own_noise(tmp_path):
+    base = tiny(tmp_path, *SHORT)
+    cloned = replace(base.pretrain, algorithm=BcSettings())
+    sac = replace(base.finetune, algorithm=SacSettings(gamma=0.5, actor_lr=1e-2), batch=32)
+    base = replace(
+        base, networks=replace(base.networks, policy="gaussian"), pretrain=cloned, finetune=sac
+    )
+    pair = [
+        replace(base, name=kind, interventions=(Anchor(coefficient=10.0, estimator=kind),))
+        for kind in ("k1", "k3")
+    ]
+    together = pipeline.run_many(pair)
+    for mine, alone in zip(together, pair, strict=True):
+        theirs = pipeline.run(replace(alone, output=str(tmp_path / "alone")))
+        a, b = weights(mine), weights(theirs)
+        assert all(np.allclose(a[k], b[k], atol=1e-4) for k in a)
 
 
 def test_shrunk_weights_are_between_old_and_new(tmp_path):
