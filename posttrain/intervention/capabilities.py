@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from posttrain.intervention.plan import (
         Anchor,
         Estimator,
+        Gate,
         Part,
+        Place,
         Plan,
         Reference,
         Replay,
@@ -34,13 +36,18 @@ class Capabilities:
     estimators: tuple[Estimator, ...] = ("k3",)
     """Of the anchor's KL; prescriptions use the first."""
     terms: frozenset[Term] = frozenset({"kl"})
+    places: frozenset[Place] = frozenset({"loss"})
+    targets: bool = False
+    """Whether the anchor's coefficient can follow a target KL."""
     references: frozenset[Reference] = frozenset({"fixed"})
     replay_weight: bool = False
     """An imitation loss on the dataset beside the RL loss."""
     replay_share: bool = False
     """Dataset rows inside RL's own batches or groups."""
+    prefixes: bool = False
+    """Rollouts that start from a part of their demonstration."""
     token_weights: bool = False
-    gate: bool = False
+    gates: frozenset[Gate] = frozenset({"none"})
     warmup: bool = False
     warmup_fraction: float = 0.05
     """Share of the planned steps that a prescribed warm-up takes."""
@@ -78,6 +85,13 @@ class Capabilities:
                 f"cannot anchor with the estimator {anchor.estimator!r}, only with "
                 f"{sorted(self.estimators)}"
             )
+        if anchor.term == "kl" and anchor.place not in self.places:
+            missing.append(
+                f"cannot put the anchor's KL into the {anchor.place} (anchor.place), only into "
+                f"{sorted(self.places)}"
+            )
+        if anchor.target is not None and not self.targets:
+            missing.append("cannot steer the anchor towards a target KL (anchor.target)")
         if anchor.reference not in self.references:
             missing.append(
                 f"cannot move the anchor's reference ({anchor.reference!r}), only keep it "
@@ -90,8 +104,13 @@ class Capabilities:
         wanted = (
             (ramp(replay.weight).peak > 0, self.replay_weight, "has no imitation loss on data"),
             (ramp(replay.share).peak > 0, self.replay_share, "cannot mix data into its batches"),
+            (
+                ramp(replay.prefix_share).peak > 0,
+                self.prefixes,
+                "cannot start rollouts from a part of their demonstration (replay.prefix_share)",
+            ),
             (weighs, self.token_weights, f"cannot weigh tokens by {replay.token_weight!r}"),
-            (replay.gate != "none", self.gate, "has no per-unit gate"),
+            (True, replay.gate in self.gates, f"has no per-unit gate {replay.gate!r}"),
         )
         return [what for needed, can, what in wanted if needed and not can]
 
@@ -118,6 +137,22 @@ LLM_GRPO_LORA = replace(
     LLM_GRPO, learner="GRPO on a LoRA adapter", reset=frozenset({"adapter", "optimizer"})
 )
 """The same with a LoRA adapter: what is frozen cannot be reset."""
+
+LLM_RLOO = replace(LLM_GRPO, learner="RLOO", estimators=("k1",), places=frozenset({"reward"}))
+"""RLOO subtracts its KL, the sum of k1 over a rollout, from the rollout's return."""
+
+LLM_RLOO_LORA = replace(
+    LLM_RLOO, learner="RLOO on a LoRA adapter", reset=frozenset({"adapter", "optimizer"})
+)
+"""The same with a LoRA adapter."""
+
+LLM_LEARNERS: dict[tuple[str, bool], Capabilities] = {
+    ("grpo", False): LLM_GRPO,
+    ("grpo", True): LLM_GRPO_LORA,
+    ("rloo", False): LLM_RLOO,
+    ("rloo", True): LLM_RLOO_LORA,
+}
+"""By algorithm, and whether an adapter is trained."""
 
 CONTROL_SAC = Capabilities(
     learner="SAC",

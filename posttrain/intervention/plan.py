@@ -20,7 +20,8 @@ Reference: TypeAlias = Literal["fixed", "synced", "reset"]
 TokenWeight: TypeAlias = Literal["none", "chord", "dft", "luffy"]
 Part: TypeAlias = Literal["policy", "critic", "head", "last_layers", "adapter", "optimizer"]
 How: TypeAlias = Literal["fresh", "shrink_perturb", "interpolate"]
-Gate: TypeAlias = Literal["none", "map"]
+Place: TypeAlias = Literal["loss", "reward"]
+Gate: TypeAlias = Literal["none", "map", "live"]
 Family: TypeAlias = Literal["minimal", "pi0-centric", "D-centric", "mixed"]
 
 
@@ -29,27 +30,70 @@ class Anchor:
     """Pull the policy towards a reference that starts as pi_0.
 
     `term` is what is penalised: the KL to the reference, or the cloning loss on its actions.
-    `reference` stays `fixed`, is `synced` (mixed with the policy), or `reset` (replaced by it,
-    together with the optimizer; ProRL, arXiv 2505.24864) every `every` steps.
+    The KL stands beside the loss, or is subtracted from the return before advantages are taken
+    (`place`). With a `target`, in nats a token or action, the coefficient is only where it
+    starts: each step it grows or shrinks by at most `rate`, as the KL lies above or below the
+    target (arXiv 1909.08593, section 2.2).
+
+    `reference` stays `fixed`, is `synced` (moved to `mix` * policy + (1 - `mix`) * reference;
+    arXiv 2404.09656), or `reset` (replaced by the policy, together with the optimizer; ProRL,
+    arXiv 2505.24864) every `every` steps, or for a reset whenever the KL to it exceeds `trigger`.
     """
 
     coefficient: float | Ramp = 0.05
     term: Term = "kl"
     estimator: Estimator = "k3"
+    place: Place = "loss"
+    target: float | None = None
+    rate: float = 0.1
     reference: Reference = "fixed"
     every: int = 0
+    mix: float = 0.6
+    trigger: float | None = None
     kind: Literal["anchor"] = "anchor"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "coefficient", ramp(self.coefficient))
         check_choice("Anchor.term", self.term, Term)
         check_choice("Anchor.estimator", self.estimator, Estimator)
+        check_choice("Anchor.place", self.place, Place)
         check_choice("Anchor.reference", self.reference, Reference)
-        if (self.reference == "fixed") != (self.every == 0):
+        self._check_reference()
+        self._check_target()
+
+    def _check_reference(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"Anchor.every must be >= 0, got {self.every!r}")
+        if (self.reference == "fixed") != (self.every == 0 and self.trigger is None):
             raise ValueError(
                 f"Anchor.every is how often the reference moves: 0 with reference='fixed', "
-                f">= 1 otherwise; got reference={self.reference!r}, every={self.every!r}"
+                f">= 1 otherwise, unless a trigger resets it; got reference={self.reference!r}, "
+                f"every={self.every!r}, trigger={self.trigger!r}"
             )
+        if self.trigger is not None and (self.reference != "reset" or not self.trigger > 0):
+            raise ValueError(
+                f"Anchor.trigger is a KL above 0 that resets the reference: it needs "
+                f"reference='reset'; got trigger={self.trigger!r}, reference={self.reference!r}"
+            )
+        if not 0 < self.mix <= 1:
+            raise ValueError(f"Anchor.mix must lie in (0, 1], got {self.mix!r}")
+
+    def _check_target(self) -> None:
+        if not 0 < self.rate < 1:
+            raise ValueError(f"Anchor.rate must lie in (0, 1), got {self.rate!r}")
+        if self.target is None:
+            return
+        if not (math.isfinite(self.target) and self.target > 0):
+            raise ValueError(f"Anchor.target must be a finite KL > 0, got {self.target!r}")
+        if self.term != "kl":
+            raise ValueError(f"Anchor.target is a KL: it needs term='kl', got {self.term!r}")
+        if ramp(self.coefficient).final != ramp(self.coefficient).start:
+            raise ValueError(
+                "Anchor.target steers the coefficient, so the coefficient must be a plain "
+                f"number above 0; got {self.coefficient!r}"
+            )
+        if ramp(self.coefficient).start == 0:
+            raise ValueError("Anchor.target needs a coefficient above 0 to start from, got 0")
 
     def __call__(self, plan: Plan, /) -> Plan:
         """Put this anchor into the plan's slot."""
@@ -62,25 +106,33 @@ class Replay:
 
     `weight` multiplies an imitation loss on dataset batches, added to the RL loss with its own
     normaliser. `share` is the part of every RL batch (of every group, for group-relative
-    methods) that is taken from the dataset. `token_weight` weighs the tokens of the imitation
-    loss; `gate="map"` keeps only units whose map says the demonstration is worth keeping.
+    methods) that is taken from the dataset. In a `prefix_share` of every group, rollouts start
+    from the first part of the demonstration, `prefix` of its tokens, and the policy writes the
+    rest (arXiv 2507.01679, 2505.16984). `token_weight` weighs the dataset's tokens, in the
+    imitation loss and in the group.
+
+    `gate="map"` lets the diagnosis' map decide unit by unit whether its demonstration is kept;
+    `gate="live"` goes on with what the unit's latest rollouts say.
     """
 
     weight: float | Ramp = 0.0
     share: float | Ramp = 0.0
+    prefix_share: float | Ramp = 0.0
+    prefix: float | Ramp = 0.5
     token_weight: TokenWeight = "none"
     gate: Gate = "none"
     kind: Literal["replay"] = "replay"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weight", ramp(self.weight))
-        object.__setattr__(self, "share", ramp(self.share))
+        for name in ("weight", "share", "prefix_share", "prefix"):
+            object.__setattr__(self, name, ramp(getattr(self, name)))
         check_choice("Replay.token_weight", self.token_weight, TokenWeight)
         check_choice("Replay.gate", self.gate, Gate)
-        if ramp(self.share).peak > 1:
-            raise ValueError(f"Replay.share must lie in [0, 1], got {self.share!r}")
-        if ramp(self.weight).peak == 0 and ramp(self.share).peak == 0:
-            raise ValueError("Replay needs a weight or a share above 0; both are 0")
+        for name in ("share", "prefix_share", "prefix"):
+            if ramp(getattr(self, name)).peak > 1:
+                raise ValueError(f"Replay.{name} must lie in [0, 1], got {getattr(self, name)!r}")
+        if all(ramp(x).peak == 0 for x in (self.weight, self.share, self.prefix_share)):
+            raise ValueError("Replay needs a weight, a share or a prefix_share above 0; all are 0")
 
     def __call__(self, plan: Plan, /) -> Plan:
         """Put this replay into the plan's slot."""

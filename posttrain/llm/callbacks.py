@@ -1,4 +1,4 @@
-"""The parts of a plan that need no loss: anchor schedule, warm-up, resets; and the gauges.
+"""The parts of a plan that need no loss: warm-up and resets; and the gauges.
 
 All are functions of the step alone, so a resumed run does what the unbroken one would have done.
 """
@@ -14,7 +14,6 @@ from transformers import TrainerCallback
 
 from posttrain.intervention.kl import k3, masked_mean
 from posttrain.intervention.plan import Reset
-from posttrain.intervention.ramp import Ramp
 from posttrain.intervention.reset import apply_reset
 from posttrain.llm import compat
 from posttrain.llm.model import token_logps
@@ -24,25 +23,6 @@ from posttrain.regime.statistics import clustered_mean
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
-
-FLOOR = 1e-6
-"""GRPO leaves the reference out at exactly 0, and cannot take it in again on the way."""
-
-
-class AnchorSchedule(TrainerCallback):
-    """Set GRPO's beta from the plan's anchor before every step."""
-
-    def __init__(self, trainer: Any, coefficient: Ramp) -> None:
-        """Steer `trainer.beta`."""
-        self.trainer, self.coefficient = trainer, coefficient
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Before the rollouts of the step are scored."""
-        del args, state, control
-        self.trainer.beta = max(FLOOR, self.coefficient(self.trainer.since_warmup()))
-        compat.push(self.trainer, "regime/anchor", self.trainer.beta)
 
 
 class MomentWarmup(TrainerCallback):

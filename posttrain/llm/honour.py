@@ -1,29 +1,35 @@
-"""Can GRPO on a language model do what a plan asks for? If not, say so instead of doing less."""
+"""Can RL on a language model do what a plan asks for? If not, say so instead of doing less."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from posttrain.intervention.capabilities import LLM_LEARNERS, Capabilities
 from posttrain.intervention.plan import Plan
-from posttrain.intervention.prescription import LLM_GRPO, LLM_GRPO_LORA
 from posttrain.intervention.ramp import ramp
 
 
 class PlanError(ValueError):
-    """A plan asks for something that GRPO on a language model cannot do."""
+    """A plan asks for something that the learner cannot do."""
 
 
-def honour(plan: Plan, *, generations: int, lora: bool) -> None:
-    """Refuse what GRPO on a language model cannot do.
+def learner(algorithm: str, *, lora: bool) -> Capabilities:
+    """What an algorithm of `rl.algorithm` honours."""
+    return LLM_LEARNERS[algorithm, lora]
+
+
+def honour(plan: Plan, *, generations: int, lora: bool, algorithm: str = "grpo") -> None:
+    """Refuse what online RL of a language model cannot do.
 
     Raises:
         PlanError: one sentence a field, with what it says and what can be done.
     """
-    missing = list((LLM_GRPO_LORA if lora else LLM_GRPO).unsupported(plan))
+    missing = list(learner(algorithm, lora=lora).unsupported(plan))
     replay, reset = plan.replay, plan.reset
-    if replay is not None and ramp(replay.share).peak * generations > generations - 1:
+    shown = 0.0 if replay is None else ramp(replay.share).peak
+    if shown * generations > generations - 1:
         missing.append(
-            f"replay.share: {ramp(replay.share).peak:g} of a group of {generations} leaves no "
+            f"replay.share: {shown:g} of a group of {generations} leaves no "
             "rollout of the policy; lower it or raise rl.trainer.num_generations"
         )
     if reset is not None and reset.every == 0 and set(reset.parts) <= {"adapter", "optimizer"}:

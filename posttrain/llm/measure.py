@@ -188,6 +188,15 @@ def diagnose_split(
     )
 
 
+def returns_by_unit(scores: Scores) -> dict[str, list[float]]:
+    """The returns of each unit, in the order of the table; unscorable episodes have none."""
+    found: dict[str, list[float]] = {}
+    for row in scores.rows():
+        if row["return"] is not None:
+            found.setdefault(row["unit"], []).append(row["return"])
+    return found
+
+
 def plan_of(stored: Mapping[str, Any]) -> Plan:
     """The plan of a `plan.json`."""
     return plan_from_dict(stored["plan"])

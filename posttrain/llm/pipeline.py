@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from posttrain import progress, recipe, record
+from posttrain.intervention.capabilities import Capabilities
 from posttrain.intervention.plan import Plan, chain
-from posttrain.intervention.prescription import LLM_GRPO, LLM_GRPO_LORA, prescribe
-from posttrain.llm import measure, model, outcome, reward, rl, score, sft, training
+from posttrain.intervention.prescription import prescribe
+from posttrain.llm import honour, measure, model, outcome, reward, rl, score, sft, training
 from posttrain.llm.data import Row, load_rows, row_from_dict, texts
 from posttrain.llm.sampling import transformers_generator, vllm_generator
 from posttrain.llm.settings import LlmRecipe
@@ -216,10 +217,14 @@ def _integrity_flags(integrity: Mapping[str, Any]) -> tuple[Flag, ...]:
     return ()
 
 
+def _learner(settings: LlmRecipe) -> Capabilities:
+    algorithm = "grpo" if settings.rl is None else settings.rl.algorithm
+    return honour.learner(algorithm, lora=settings.model.lora is not None)
+
+
 def _plan_record(settings: LlmRecipe, diagnosis: Diagnosis) -> dict[str, Any]:
     steps = settings.rl.steps if settings.rl is not None else 100
-    learner = LLM_GRPO if settings.model.lora is None else LLM_GRPO_LORA
-    found = prescribe(diagnosis, learner, steps=steps)
+    found = prescribe(diagnosis, _learner(settings), steps=steps)
     first, *others = (p.to_dict() for p in found)
     if settings.interventions == "prescribed":
         return {**first, "source": "prescribed", "alternatives": others}
@@ -241,23 +246,13 @@ def _rl(work: Run) -> None:
     scores = work.record.scores()
     if diagnosis is None or stored is None or scores is None:
         raise ValueError(f"{work.record.path}: the diagnosis is missing")
-    train, heldout = work.rows()
     curve = record.MetricsLog(work.record.path / "curve.jsonl")
-    policy, tokenizer = rl.train(
-        work.record.sft,
-        settings,
-        measure.plan_of(stored),
-        rl.Experience(
-            rows=train,
-            heldout=heldout,
-            pi0_rollouts=measure.rollouts_of_pi0(
-                scores, {row.unit: row for row in heldout}, work.load(work.record.sft)[1]
-            ),
-            prior=max(diagnosis.j_policy, diagnosis.j_dataset),
-            alpha=diagnosis.alpha,
-            scale=diagnosis.scale,
-        ),
-        work.judge,
+    job = rl.Job(
+        pi0=work.record.sft,
+        settings=settings,
+        plan=measure.plan_of(stored),
+        experience=_experience(work, scores, diagnosis),
+        judge=work.judge,
         load=work.load,
         base=work.base()[0].state_dict,
         rollout=work.recipe.rollout,
@@ -268,10 +263,28 @@ def _rl(work: Run) -> None:
         curve=curve,
         world=work.world,
     )
+    policy, tokenizer = rl.train(job)
     if work.world.main:
         with record.replacing_folder(work.record.rl) as folder:
             model.save(policy, tokenizer, folder)
         write_evaluations(curve, work.record.evaluations_file)
+
+
+def _experience(work: Run, scores: Scores, diagnosis: Diagnosis) -> rl.Experience:
+    """What the diagnosis measured, as fine-tuning needs it."""
+    train, heldout = work.rows()
+    _, tokenizer = work.load(work.record.sft)
+    return rl.Experience(
+        rows=train,
+        heldout=heldout,
+        pi0_rollouts=measure.rollouts_of_pi0(scores, {row.unit: row for row in heldout}, tokenizer),
+        prior=max(diagnosis.j_policy, diagnosis.j_dataset),
+        j_dataset=diagnosis.j_dataset,
+        alpha=diagnosis.alpha,
+        scale=diagnosis.scale,
+        policy_returns=measure.returns_by_unit(scores.where(source="policy", decoding="rollout")),
+        dataset_returns=measure.returns_by_unit(scores.where(source="dataset")),
+    )
 
 
 def _outcome(work: Run) -> None:

@@ -1,27 +1,28 @@
-"""RL fine-tuning of pi_0 with TRL's GRPO, under a plan."""
+"""RL fine-tuning of pi_0 with TRL's GRPO or RLOO, under a plan."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from posttrain import progress
-from posttrain.intervention.plan import Plan, Replay, Reset
+from posttrain.intervention.plan import Plan, Reset
 from posttrain.intervention.ramp import ramp
-from posttrain.intervention.reference import verify_reference
 from posttrain.intervention.reset import apply_reset
-from posttrain.llm import callbacks, training
+from posttrain.llm import anchored, callbacks, training
 from posttrain.llm.data import Row
 from posttrain.llm.honour import PlanError, check_cycle, check_replay, honour
+from posttrain.llm.keep import kept_of
 from posttrain.llm.model import batch_of, demonstration_ids, device, prompt_ids, token_logps
 from posttrain.llm.reward import Judge
 from posttrain.llm.settings import Decoding, Lora, RlSettings
 from posttrain.llm.sft import peft_config
-from posttrain.llm.trainer import GroupShare, PlanGRPOTrainer, ReplayLoss
+from posttrain.llm.state import KeepState, Stateful, restore_state
+from posttrain.llm.trainer import TRAINERS, PlanGRPOTrainer, PlanRLOOTrainer
 from posttrain.llm.world import World
 from posttrain.record import MetricsLog
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experience:
-    """What RL starts from: pi_0 and D, and what the diagnosis measured of them."""
+    """What fine-tuning starts from: pi_0 and D, and what the diagnosis measured of them."""
 
     rows: Sequence[Row]
     heldout: Sequence[Row]
@@ -39,104 +40,130 @@ class Experience:
     prior: float
     alpha: float
     scale: tuple[float, float]
+    j_dataset: float = float("nan")
+    policy_returns: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Returns of pi_0's rollouts under the RL sampler, by unit, wherever it was measured."""
+    dataset_returns: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Returns of the demonstrations, by unit; unscorable ones are left out."""
 
 
-def train(
-    pi0: Path,
-    settings: RlSettings,
-    plan: Plan,
-    experience: Experience,
-    judge: Judge,
-    *,
-    load: Callable[[Path], tuple[PreTrainedModel, PreTrainedTokenizerBase]],
-    base: Callable[[], Mapping[str, torch.Tensor]],
-    rollout: Decoding,
-    lora: Lora | None,
-    seed: int,
-    folder: Path,
-    metrics: MetricsLog,
-    curve: MetricsLog,
-    world: World,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Fine-tune; return the final policy (adapters merged).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One fine-tuning, as every algorithm gets it.
 
-    Args:
-        pi0: folder of the SFT checkpoint. It is the anchor's reference, whatever is reset.
-        settings: steps, batch sizes and TRL's fields.
-        plan: what to keep.
-        experience: prompts, demonstrations and the diagnosis' rollouts.
-        judge: the reward.
-        load: reads a model folder.
-        base: weights that a reset may interpolate towards.
-        rollout: the sampler, the one that the diagnosis used.
-        lora: train an adapter on top of pi_0.
-        seed: of everything drawn here.
-        folder: checkpoints; a killed run resumes from the last whole one.
-        metrics: one row a logged step.
-        curve: one row an evaluation.
-        world: the processes.
+    `load` reads a model folder; `base` gives the weights that a reset may interpolate towards;
+    `rollout` is the sampler that the diagnosis used; `folder` holds checkpoints, of which a killed
+    run resumes from the last whole one; `metrics` gets a row a logged step, `curve` one an
+    evaluation.
+    """
+
+    pi0: Path
+    settings: RlSettings
+    plan: Plan
+    experience: Experience
+    judge: Judge
+    load: Callable[[Path], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
+    base: Callable[[], Mapping[str, torch.Tensor]]
+    rollout: Decoding
+    lora: Lora | None
+    seed: int
+    folder: Path
+    metrics: MetricsLog
+    curve: MetricsLog
+    world: World
+
+
+def train(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Fine-tune with online RL; return the final policy (adapters merged).
 
     Raises:
         PlanError: the plan has a field that cannot be honoured.
         WrongReferenceError: the reference that TRL built is not pi_0.
     """
-    resume = world.broadcast(training.last_complete(folder) if world.main else None)
-    config = _config(settings, plan, rollout, seed=seed, folder=folder, start=resume is None)
-    honour(plan, generations=config.num_generations, lora=lora is not None)
-    if plan.replay is not None and ramp(plan.replay.weight).peak > 0:
-        check_replay(config, settings.replay_rows, world.size)
-    check_cycle(config)
-    if world.main:
-        for log in (metrics, curve):
-            log.truncate_after(training.step_of(resume) if resume else -1)
-    model, tokenizer = load(pi0)
-    ended = training.trained_to_the_end(model, resume, settings.steps, lora=lora is not None)
+    resume = training.resume_point(job.folder, (job.metrics, job.curve), job.world)
+    config = _config(job, start=resume is None)
+    _check(job, config)
+    model, tokenizer = job.load(job.pi0)
+    ended = training.trained_to_the_end(
+        model, resume, job.settings.steps, lora=job.lora is not None
+    )
     if ended is not None:
         return ended, tokenizer
-    probe = _probe(model, tokenizer, experience, settings.probe_units)
-    before = base() if plan.reset is not None and plan.reset.how == "interpolate" else None
-    if plan.reset is not None and resume is None:
-        _reset_first(plan.reset, model, before, seed)
+    probe = _probe(model, tokenizer, job.experience, job.settings.probe_units)
+    reset = job.plan.reset
+    before = job.base() if reset is not None and reset.how == "interpolate" else None
+    if reset is not None and resume is None:
+        _reset_first(reset, model, before, job.seed)
     recorder = callbacks.Recorder()
-    with progress.bar("RL under the plan", settings.steps, speak=world.main) as bar:
-        trainer = PlanGRPOTrainer(
-            model=model,
-            reward_funcs=reward_function(judge, recorder),
-            args=config,
-            train_dataset=_dataset(experience.rows, stage="train"),
-            eval_dataset=_dataset(experience.heldout[: settings.eval_units], stage="eval"),
-            processing_class=tokenizer,
-            peft_config=None if lora is None else peft_config(lora),
-            **_replay_arguments(plan.replay, experience.rows, tokenizer, settings, seed),
-            wait=0 if plan.warmup is None else plan.warmup.steps,
-        )
-        if not any(p.requires_grad for p in trainer.model.parameters()):
-            raise PlanError("model: no parameter is trainable; RL would change nothing")
-        if plan.anchor is not None:
-            _verify(trainer, probe)
-        gauges = callbacks.Curve(
-            trainer,
-            recorder,
-            curve,
-            prior=experience.prior,
-            world=world,
-            alpha=experience.alpha,
-            scale=experience.scale,
-            samples=settings.eval_samples,
-        )
-        keep = training.Keep(metrics, bar, ("reward", "regime/J", "regime/kl_to_pi0"))
+    with progress.bar("RL under the plan", job.settings.steps, speak=job.world.main) as bar:
+        trainer = _trainer(job, config, model, tokenizer, recorder)
+        anchored.verify(trainer, probe)
         for callback in (
-            *_interventions(plan, trainer, seed=seed, base=before),
+            *_interventions(job, trainer, before, resume),
             callbacks.Probe(trainer, probe),
-            gauges,
-            keep,
+            _curve(job, trainer, recorder),
+            training.Keep(job.metrics, bar, ("reward", "regime/J", "regime/kl_to_pi0")),
             training.MarkComplete(),
         ):
             trainer.add_callback(callback)
         training.quiet(trainer)
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trained = trainer.accelerator.unwrap_model(trainer.model)
-    return (trained if lora is None else trained.merge_and_unload()), tokenizer
+    return (trained if job.lora is None else trained.merge_and_unload()), tokenizer
+
+
+def _check(job: Job, config: Any) -> None:
+    """Refuse what cannot be honoured, before anything is loaded."""
+    replay = job.plan.replay
+    honour(
+        job.plan,
+        generations=config.num_generations,
+        lora=job.lora is not None,
+        algorithm=job.settings.algorithm,
+    )
+    if replay is not None and ramp(replay.weight).peak > 0:
+        check_replay(config, job.settings.replay_rows, job.world.size)
+    check_cycle(config)
+
+
+def _trainer(
+    job: Job,
+    config: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recorder: callbacks.Recorder,
+) -> PlanGRPOTrainer | PlanRLOOTrainer:
+    settings, given = job.settings, job.experience
+    trainer = TRAINERS[settings.algorithm](
+        model=model,
+        reward_funcs=reward_function(job.judge, recorder),
+        args=config,
+        train_dataset=_dataset(given.rows, stage="train"),
+        eval_dataset=_dataset(given.heldout[: settings.eval_units], stage="eval"),
+        processing_class=tokenizer,
+        peft_config=None if job.lora is None else peft_config(job.lora),
+        kept=kept_of(
+            job.plan.replay, given.rows, tokenizer, batch=settings.replay_rows, seed=job.seed
+        ),
+        anchor=job.plan.anchor,
+        wait=0 if job.plan.warmup is None else job.plan.warmup.steps,
+    )
+    if not any(p.requires_grad for p in trainer.model.parameters()):
+        raise PlanError("model: no parameter is trainable; RL would change nothing")
+    return trainer
+
+
+def _curve(job: Job, trainer: Any, recorder: callbacks.Recorder) -> callbacks.Curve:
+    return callbacks.Curve(
+        trainer,
+        recorder,
+        job.curve,
+        prior=job.experience.prior,
+        world=job.world,
+        alpha=job.experience.alpha,
+        scale=job.experience.scale,
+        samples=job.settings.eval_samples,
+    )
 
 
 def _reset_first(
@@ -149,44 +176,35 @@ def _reset_first(
 
 
 def _interventions(
-    plan: Plan, trainer: PlanGRPOTrainer, *, seed: int, base: Mapping[str, torch.Tensor] | None
+    job: Job, trainer: Any, base: Mapping[str, torch.Tensor] | None, resume: Path | None
 ) -> list[Any]:
-    """The callbacks that a plan asks for."""
-    found: list[Any] = []
-    if plan.anchor is not None:
-        found.append(callbacks.AnchorSchedule(trainer, ramp(plan.anchor.coefficient)))
+    """The callbacks that a plan asks for, with what they remembered at a checkpoint."""
+    plan = job.plan
+    found: list[Any] = anchored.callbacks_of(trainer)
     if plan.warmup is not None:
         found.append(callbacks.MomentWarmup(plan.warmup.steps))
     if plan.reset is not None and plan.reset.every:
-        found.append(callbacks.ScheduledReset(plan.reset, seed=seed, base=base))
-    return found
+        found.append(callbacks.ScheduledReset(plan.reset, seed=job.seed, base=base))
+    memories = [part for part in (*found, *trainer.memories()) if isinstance(part, Stateful)]
+    restore_state(resume, memories)
+    return [*found, KeepState(memories)]
 
 
-def _config(
-    settings: RlSettings,
-    plan: Plan,
-    rollout: Decoding,
-    *,
-    seed: int,
-    folder: Path,
-    start: bool = True,
-) -> Any:
-    from trl import GRPOConfig
+def _config(job: Job, *, start: bool = True) -> Any:
+    from trl import GRPOConfig, RLOOConfig
 
+    settings, rollout = job.settings, job.rollout
     if rollout.temperature == 0:
         raise PlanError("rollout.temperature: RL needs samples, got 0 (greedy)")
-    beta = 0.0
-    if plan.anchor is not None:
-        beta = max(callbacks.FLOOR, ramp(plan.anchor.coefficient)(0))
     return training.trainer_config(
-        GRPOConfig,
+        GRPOConfig if settings.algorithm == "grpo" else RLOOConfig,
         "rl.trainer",
         {"logging_steps": 5, **settings.trainer},
         ours={
-            "output_dir": str(folder),
-            "seed": seed,
+            "output_dir": str(job.folder),
+            "seed": job.seed,
             "max_steps": settings.steps,
-            "beta": beta,
+            "beta": anchored.first_beta(job.plan.anchor),
             "temperature": rollout.temperature,
             "top_p": rollout.top_p,
             "top_k": rollout.top_k,
@@ -234,34 +252,6 @@ def reward_function(
     return reward
 
 
-def _replay_arguments(
-    replay: Replay | None,
-    rows: Sequence[Row],
-    tokenizer: PreTrainedTokenizerBase,
-    settings: RlSettings,
-    seed: int,
-) -> dict[str, Any]:
-    if replay is None:
-        return {}
-    encoded = [(row.unit, *demonstration_ids(tokenizer, row)) for row in rows]
-    arguments: dict[str, Any] = {}
-    if ramp(replay.weight).peak > 0:
-        arguments["replay"] = ReplayLoss(
-            pairs=tuple((prompt, completion) for _, prompt, completion in encoded),
-            rows=settings.replay_rows,
-            weight=ramp(replay.weight),
-            token_weight=replay.token_weight,
-            pad=int(tokenizer.pad_token_id),
-            seed=seed,
-        )
-    if ramp(replay.share).peak > 0:
-        arguments["group"] = GroupShare(
-            share=ramp(replay.share),
-            completions={unit: completion for unit, _, completion in reversed(encoded)},
-        )
-    return arguments
-
-
 @torch.no_grad()
 def _probe(
     model: PreTrainedModel,
@@ -281,16 +271,3 @@ def _probe(
         pi0_logps=token_logps(model, rollouts)[0],
         demonstrations=batch_of(demonstrations, pad, device()),
     )
-
-
-@torch.no_grad()
-def _verify(trainer: PlanGRPOTrainer, probe: callbacks.ProbeBatch) -> None:
-    """The anchor must be pi_0: compare TRL's reference with pi_0 on pi_0's own rollouts."""
-    labels = probe.rollouts["labels"][:, 1:]
-    if trainer.ref_model is not None:
-        reference, _ = token_logps(trainer.ref_model.eval(), probe.rollouts)
-    else:
-        adapted = trainer.accelerator.unwrap_model(trainer.model)
-        with adapted.disable_adapter():
-            reference, _ = token_logps(adapted.eval(), probe.rollouts)
-    verify_reference(probe.pi0_logps, reference, labels != -100)

@@ -210,13 +210,60 @@ class DiagnoseSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorSettings:
+    """Diagnose again while training, from the training rollouts, at no cost.
+
+    `adapt` names what may be changed: `release` lowers replay once pi_n has passed D, `tighten`
+    strengthens the anchor on a drop that is statistically real, `stop` ends a run that has
+    collapsed. Empty: only watch. `window` is the number of latest steps that speak for pi_n.
+    """
+
+    adapt: tuple[Literal["release", "tighten", "stop"], ...] = ()
+    window: int = 20
+    alpha: float = 0.05
+    factor: float = 2.0
+
+    def __post_init__(self) -> None:
+        _require(len(set(self.adapt)) == len(self.adapt), f"adapt names one twice: {self.adapt!r}")
+        _require(self.window >= 1, f"window must be >= 1 steps, got {self.window!r}")
+        _require(0 < self.alpha < 0.5, f"alpha must lie in (0, 0.5), got {self.alpha!r}")
+        _require(self.factor > 1, f"factor must be > 1, got {self.factor!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSettings:
+    """A short race of plans from one pi_0, when the diagnosis alone does not decide.
+
+    `arms` are named plans; empty: the prescription, its alternatives, and further SFT. Rounds of
+    `steps` RL steps; after each round the better 1/`eta` of the arms go on. Every arm has the
+    same `seeds`, and the same batches in each.
+    """
+
+    arms: dict[str, tuple[Intervention, ...] | Literal["sft"]] = field(default_factory=dict)
+    steps: int = 20
+    eta: int = 2
+    seeds: int = 2
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, f"steps must be >= 1, got {self.steps!r}")
+        _require(self.eta >= 2, f"eta must be >= 2, got {self.eta!r}")
+        _require(self.seeds >= 1, f"seeds must be >= 1, got {self.seeds!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RlSettings:
-    """RL fine-tuning of pi_0. `trainer` takes the fields of TRL's GRPOConfig.
+    """RL fine-tuning of pi_0. `trainer` takes the fields of TRL's configuration of `algorithm`.
 
     The sampler is the recipe's `rollout`, so that J(pi_0) is measured where RL starts.
     Every `eval_every` steps, `eval_units` held-out prompts are rolled out `eval_samples` times.
+
+    `algorithm: sft` is no RL: it clones D further, with as many updates, the rival that every
+    plan that keeps D has to beat. `dpo` needs the column `rejected`. `interpolate` are shares of
+    the fine-tuned policy in a mixture with pi_0 that are tried at the end (LITI of arXiv
+    2406.16768); the best on other prompts than the outcome's is kept.
     """
 
+    algorithm: Literal["grpo", "rloo", "dpo", "sft"] = "grpo"
     steps: int = 100
     eval_every: int = 20
     eval_units: int = 200
@@ -224,9 +271,13 @@ class RlSettings:
     save_every: int = 20
     probe_units: int = 32
     replay_rows: int = 16
+    interpolate: tuple[float, ...] = ()
+    monitor: MonitorSettings | None = None
     trainer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for share in self.interpolate:
+            _require(0 <= share <= 1, f"interpolate: shares lie in [0, 1], got {share!r}")
         for name in ("steps", "eval_every", "eval_units", "eval_samples", "save_every"):
             _require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)!r}")
         _require(self.probe_units >= 1, f"probe_units must be >= 1, got {self.probe_units!r}")
@@ -252,6 +303,7 @@ class LlmRecipe:
     diagnose: DiagnoseSettings = field(default_factory=DiagnoseSettings)
     interventions: Literal["prescribed"] | tuple[Intervention, ...] = "prescribed"
     rl: RlSettings | None = field(default_factory=RlSettings)
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
     seed: int = 0
     output: str = "runs"
     threads: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
 from posttrain import recipe
+from posttrain.llm.world import World
 from posttrain.record import MetricsLog, write_json
 
 if TYPE_CHECKING:
@@ -92,6 +93,15 @@ def last_complete(folder: Path) -> Path | None:
             return path
         shutil.rmtree(path)
     return None
+
+
+def resume_point(folder: Path, logs: Sequence[MetricsLog], world: World) -> Path | None:
+    """Where a killed run goes on; its logs forget what came after. None is a fresh start."""
+    found = world.broadcast(last_complete(folder) if world.main else None)
+    if world.main:
+        for log in logs:
+            log.truncate_after(step_of(found) if found else -1)
+    return found
 
 
 def step_of(checkpoint: Path | None) -> int:

@@ -100,7 +100,7 @@ def test_the_family_is_the_prior_that_a_plan_keeps(parts, family):
         (lambda: Anchor(estimator="k9"), "estimator"),
         (lambda: Anchor(term="js"), "term"),
         (lambda: Anchor(coefficient=-1), "start"),
-        (Replay, "weight or a share"),
+        (Replay, "weight, a share"),
         (lambda: Replay(share=1.5), "share"),
         (lambda: Replay(share=Ramp(0.5, 1.5, steps=3)), "share"),
         (lambda: Replay(weight=1, token_weight="phi"), "token_weight"),

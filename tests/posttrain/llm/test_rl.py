@@ -38,14 +38,14 @@ def experience(tiny, sums):
     )
 
 
-def train(tiny, sums, plan, folder, *, chosen=None, lora=None, seed=3):
-    trained, _ = rl.train(
-        tiny,
-        chosen or settings(),
-        plan,
-        experience(tiny, sums),
-        JUDGE,
-        load=model.load,
+def job(tiny, sums, plan, folder, *, chosen=None, lora=None, seed=3, load=model.load):
+    return rl.Job(
+        pi0=tiny,
+        settings=chosen or settings(),
+        plan=plan,
+        experience=experience(tiny, sums),
+        judge=JUDGE,
+        load=load,
         base=model.load(tiny)[0].state_dict,
         rollout=ROLLOUT,
         lora=lora,
@@ -55,6 +55,10 @@ def train(tiny, sums, plan, folder, *, chosen=None, lora=None, seed=3):
         curve=MetricsLog(folder / "curve.jsonl"),
         world=WORLD,
     )
+
+
+def train(tiny, sums, plan, folder, **given):
+    trained, _ = rl.train(job(tiny, sums, plan, folder, **given))
     return {name: value.clone() for name, value in trained.state_dict().items()}
 
 
@@ -87,7 +91,7 @@ def test_an_empty_plan_is_plain_grpo_bit_for_bit(tiny, sums, tmp_path):
     plain = GRPOTrainer(
         model=policy,
         reward_funcs=rl.reward_function(JUDGE, recorder),
-        args=rl._config(settings(), Plan(), ROLLOUT, seed=3, folder=tmp_path / "plain"),
+        args=rl._config(job(tiny, sums, Plan(), tmp_path / "plain")),
         train_dataset=rl._dataset(given.rows, stage="train"),
         eval_dataset=rl._dataset(given.heldout[:8], stage="eval"),
         processing_class=tokenizer,
@@ -204,12 +208,7 @@ def test_a_reference_that_is_not_pi0_is_refused(tiny, sums, tmp_path):
         return policy, tokenizer
 
     with pytest.raises(WrongReferenceError):
-        rl.train(
-            tiny, settings(), Anchor(coefficient=0.1)(Plan()), experience(tiny, sums), JUDGE,
-            load=load, base=dict, rollout=ROLLOUT, lora=None, seed=0, folder=tmp_path / "c",
-            metrics=MetricsLog(tmp_path / "m.jsonl"), curve=MetricsLog(tmp_path / "k.jsonl"),
-            world=WORLD,
-        )  # fmt: skip
+        train(tiny, sums, Anchor(coefficient=0.1)(Plan()), tmp_path, load=load)
 
 
 def test_a_reset_policy_is_still_anchored_to_pi0(tiny, sums, tmp_path):
