@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
+from posttrain.llm import pictures
 from posttrain.llm.settings import DataSettings
 
 Message: TypeAlias = dict[str, str]
@@ -25,7 +23,8 @@ class DataError(ValueError):
 class Row:
     """One demonstration: a conversation up to the answer, and the answer that D holds.
 
-    `columns` are the source's other fields, passed to reward functions by name.
+    `columns` are the source's other fields, passed to reward functions by name. `images` are the
+    pictures that the first user message shows, each as `posttrain.llm.pictures` writes it.
     """
 
     unit: str
@@ -33,6 +32,7 @@ class Row:
     completion: str
     answer: str | None = None
     columns: dict[str, Any] = field(default_factory=dict)
+    images: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -41,28 +41,37 @@ class Row:
 
     def reward_columns(self) -> dict[str, Any]:
         """What a reward function may ask for beside the completion."""
-        given = {"prompt": list(self.prompt), "unit": self.unit, "answer": self.answer}
+        given: dict[str, Any] = {
+            "prompt": list(self.prompt),
+            "unit": self.unit,
+            "answer": self.answer,
+        }
+        if self.images:
+            given["images"] = [pictures.decode(image) for image in self.images]
         return {**self.columns, **given}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {
+        plain = {
             "unit": self.unit,
             "prompt": list(self.prompt),
             "completion": self.completion,
             "answer": self.answer,
             "columns": self.columns,
         }
+        return {**plain, "images": list(self.images)} if self.images else plain
 
 
 def row_from_dict(data: Mapping[str, Any]) -> Row:
     """Rebuild a row from `Row.to_dict`."""
-    return Row(**{**data, "prompt": tuple(data["prompt"])})
+    lists = {"prompt": tuple(data["prompt"]), "images": tuple(data.get("images", ()))}
+    return Row(**{**data, **lists})
 
 
-def unit_of(prompt: Sequence[Message]) -> str:
-    """A short name for a prompt: the same prompt has the same name everywhere."""
+def unit_of(prompt: Sequence[Message], images: Sequence[str] = ()) -> str:
+    """A short name for a prompt and its pictures: the same has the same name everywhere."""
     text = json.dumps(list(prompt), sort_keys=True, ensure_ascii=False)
+    text = "\n".join((text, *images))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -79,9 +88,11 @@ def load_rows(settings: DataSettings) -> tuple[list[Row], list[Row]]:
     Raises:
         DataError: the source is missing or empty, or a row lacks a field.
     """
-    rows = _demonstrate(_read(settings.path, settings), settings)
+    from posttrain.llm.demonstrators import demonstrate
+
+    rows = demonstrate(_read(settings.path, settings), settings)
     if settings.heldout_path is not None:
-        heldout = _demonstrate(_read(settings.heldout_path, settings), settings)
+        heldout = demonstrate(_read(settings.heldout_path, settings), settings)
         seen = {row.unit for row in rows}
         if shared := [row.unit for row in heldout if row.unit in seen]:
             raise DataError(
@@ -106,14 +117,21 @@ def split(rows: Sequence[Row], heldout: int, *, name: str) -> tuple[list[Row], l
 
 def _read(path: str, settings: DataSettings) -> list[Row]:
     if path.startswith("reasoning_gym:"):
-        return _reasoning_gym(path.removeprefix("reasoning_gym:"), settings)
+        from posttrain.llm import reasoning
+
+        return reasoning.make_rows(path.removeprefix("reasoning_gym:"), settings)
+    if path == "shapes":
+        from posttrain.llm import shapes
+
+        return shapes.make_rows(settings)
     if path.startswith("asset:"):
         from posttrain.assets import resolve
 
         path = str(resolve(path))
     rows = []
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
     for number, record in enumerate(_records(path, settings.options), start=1):
-        rows.append(_row(record, settings, f"{path}: row {number}"))
+        rows.append(_row(record, settings, f"{path}: row {number}", folder))
         if settings.size is not None and len(rows) == settings.size:
             break
     if not rows:
@@ -170,8 +188,9 @@ def _parquet(file: Path) -> Iterable[Mapping[str, Any]]:
         raise DataError(f"{file}: not a Parquet file: {error}") from error
 
 
-def _row(record: Mapping[str, Any], settings: DataSettings, where: str) -> Row:
+def _row(record: Mapping[str, Any], settings: DataSettings, where: str, folder: Path) -> Row:
     name = {c: settings.columns.get(c, c) for c in ("prompt", "completion", "answer", "unit")}
+    name["images"] = settings.columns.get("images", "images" if "images" in record else "image")
     if "messages" in record and name["prompt"] not in record:
         messages = _messages(record["messages"], "user", f"{where}: messages")
         if messages[-1]["role"] != "assistant" or len(messages) < 2:
@@ -195,13 +214,26 @@ def _row(record: Mapping[str, Any], settings: DataSettings, where: str) -> Row:
         prompt = [{"role": "system", "content": settings.system}, *prompt]
     answer = record.get(name["answer"])
     used = {*name.values(), "messages"}
+    images = _images(record, name["images"], where=where, folder=folder)
+    _check_places(record.get("messages", record.get(name["prompt"])), len(images), where)
     return Row(
-        unit=str(record.get(name["unit"]) or unit_of(prompt)),
+        unit=str(record.get(name["unit"]) or unit_of(prompt, images)),
         prompt=tuple(prompt),
         completion=completion,
         answer=None if answer is None else str(answer),
         columns={k: v for k, v in record.items() if k not in used},
+        images=images,
     )
+
+
+def _images(record: Mapping[str, Any], name: str, *, where: str, folder: Path) -> tuple[str, ...]:
+    """The pictures of a record, one or several."""
+    value = record.get(name)
+    values = [] if value is None else value if isinstance(value, list | tuple) else [value]
+    try:
+        return tuple(pictures.read(one, folder=folder) for one in values)
+    except pictures.PictureError as error:
+        raise DataError(f"{where}: {name}: {error}") from error
 
 
 def _messages(value: Any, role: str, where: str) -> list[Message]:
@@ -211,87 +243,37 @@ def _messages(value: Any, role: str, where: str) -> list[Message]:
     if isinstance(value, list) and value:
         messages = []
         for message in value:
-            if not (isinstance(message, dict) and isinstance(message.get("content"), str)):
+            content = _content(message.get("content")) if isinstance(message, dict) else None
+            if content is None:
                 raise DataError(f"{where}: wanted messages with role and content, got {message!r}")
-            messages.append({"role": str(message.get("role")), "content": message["content"]})
+            messages.append({"role": str(message.get("role")), "content": content})
         return messages
     raise DataError(f"{where}: wanted a text or a list of messages, got {value!r}")
 
 
-def _reasoning_gym(task: str, settings: DataSettings) -> list[Row]:
-    """Distinct questions of a task. The items are rebuilt from `entry` when they are scored."""
-    import reasoning_gym
+def _content(content: Any) -> str | None:
+    """What a message says, also where it is written as parts; None where it is neither."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        return None
+    said = [part.get("text") for part in content if part.get("type") == "text"]
+    return "".join(map(str, said))
 
-    size = settings.size or 1_000
-    try:
-        made = reasoning_gym.create_dataset(task, seed=settings.seed, size=size, **settings.options)
-    except (ValueError, TypeError, AssertionError) as error:
-        raise DataError(f"reasoning_gym:{task}: {error}") from error
-    rows: dict[str, Row] = {}
-    for i in range(size):
-        item = made[i]
-        if item["answer"] is None:
-            raise DataError(
-                f"reasoning_gym:{task}: its items carry no answer, so there is nothing to clone; "
-                "bring demonstrations in a file"
-            )
-        question = (settings.template or "{prompt}").replace("{prompt}", item["question"])
-        prompt = _messages(question, "user", task)
-        if settings.system is not None:
-            prompt = [{"role": "system", "content": settings.system}, *prompt]
-        unit = unit_of(prompt)
-        rows.setdefault(
-            unit,
-            Row(
-                unit=unit,
-                prompt=tuple(prompt),
-                completion=str(item["answer"]),
-                answer=str(item["answer"]),
-                columns={"entry": json.dumps(item, default=str)},
-            ),
+
+def _check_places(value: Any, images: int, where: str) -> None:
+    """Pictures stand before the first user message, since that is where TRL will put them."""
+    messages = value if isinstance(value, list) else []
+    places = [
+        (number, part)
+        for number, message in enumerate(messages)
+        if isinstance(message.get("content"), list)
+        for part, piece in enumerate(message["content"])
+        if piece.get("type") != "text"
+    ]
+    first = next((i for i, m in enumerate(messages) if m.get("role") == "user"), 0)
+    if places and places != [(first, part) for part in range(images)]:
+        raise DataError(
+            f"{where}: wanted {images} image parts, all in front of the first user message's text, "
+            f"got parts that are not text at (message, part) {places}"
         )
-    return list(rows.values())
-
-
-def _no_carry(row: Row, _rng: np.random.Generator, _said: Sequence[str]) -> str:
-    terms = re.findall(r"\d+", row.text)
-    if len(terms) != 2 or "+" not in row.text:
-        raise DataError(f"corruption no_carry: wanted a sum of two numbers, got {row.text!r}")
-    width = max(map(len, terms))
-    digits = zip(*(term.zfill(width) for term in terms), strict=True)
-    return str(int("".join(str((int(a) + int(b)) % 10) for a, b in digits)))
-
-
-def _flip(row: Row, _rng: np.random.Generator, said: Sequence[str]) -> str:
-    if len(said) != 2:
-        raise DataError(f"corruption flip: wanted two labels, got {len(said)}: {list(said[:5])}")
-    return said[1 - said.index(row.completion)]
-
-
-def _shuffle(_row: Row, rng: np.random.Generator, said: Sequence[str]) -> str:
-    return said[int(rng.integers(len(said)))]
-
-
-_CORRUPTIONS: dict[str, Callable[[Row, np.random.Generator, Sequence[str]], str]] = {
-    "no_carry": _no_carry,
-    "flip": _flip,
-    "shuffle": _shuffle,
-}
-
-
-def _demonstrate(rows: list[Row], settings: DataSettings) -> list[Row]:
-    """Let every demonstrator answer every row, carelessly or not: its unit and number decide."""
-    corruption = settings.corruption
-    if corruption is None:
-        return rows * settings.demonstrators
-    wrong = _CORRUPTIONS[corruption.how]
-    said = sorted({row.completion for row in rows})
-    result = []
-    for number in range(settings.demonstrators):
-        for row in rows:
-            name = f"{settings.seed}:{number}:{row.unit}"
-            digest = hashlib.sha256(name.encode()).digest()
-            rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-            careless = rng.random() < corruption.share
-            result.append(replace(row, completion=wrong(row, rng, said)) if careless else row)
-    return result
