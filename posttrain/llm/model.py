@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from posttrain.llm import tiny
+from posttrain.llm import tiny, tiny_vlm
 from posttrain.llm.data import Message, Row
+from posttrain.llm.seen import is_processor, seen_prompt, sights, tokenizer_of, written
 from posttrain.llm.settings import ModelSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from posttrain.llm.seen import Processing
 
 
 class ModelError(ValueError):
@@ -29,8 +32,13 @@ def device() -> torch.device:
 
 def load_base(
     settings: ModelSettings, *, texts: Iterable[str], seed: int
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[PreTrainedModel, Processing]:
     """The model that SFT starts from. `texts` give the tiny model its vocabulary."""
+    if settings.path == "tiny_vlm":
+        processor = tiny_vlm.make_processor(texts)
+        return tiny_vlm.make_model(
+            processor, hidden=settings.hidden, layers=settings.layers, seed=seed
+        ), processor
     if settings.path == "tiny":
         tokenizer = tiny.make_tokenizer(texts)
         model = tiny.make_model(
@@ -44,7 +52,10 @@ def load_tokenizer(settings: ModelSettings, *, texts: Iterable[str]) -> PreTrain
     """The tokenizer of `load_base`, without the model."""
     if settings.path == "tiny":
         return tiny.make_tokenizer(texts)
-    return _tokenizer(_resolve(settings.path), settings.revision)
+    if settings.path == "tiny_vlm":
+        return tokenizer_of(tiny_vlm.make_processor(texts))
+    path = _resolve(settings.path)
+    return tokenizer_of(_processing(path, settings.revision, sees=sees(path, settings.revision)))
 
 
 def _resolve(path: str) -> str:
@@ -57,21 +68,47 @@ def _resolve(path: str) -> str:
 
 def load(
     path: str | Path, *, dtype: str = "float32", revision: str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model with its tokenizer, from a folder or the Hub (safetensors only).
+) -> tuple[PreTrainedModel, Processing]:
+    """A language model with its tokenizer, from a folder or the Hub (safetensors only).
+
+    A model whose configuration says that it answers with text to pictures and text comes with its
+    processor instead.
 
     Raises:
         ModelError: nothing there, no safetensors, no chat template, or no padding token.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+    seeing = sees(path, revision)
+    maker: Any = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = maker.from_pretrained(
             str(path), dtype=dtype, revision=revision, use_safetensors=True
         )
     except (OSError, ValueError, KeyError) as error:
         raise _missing(path, error) from error
-    return model, _tokenizer(str(path), revision)
+    return model, _processing(str(path), revision, sees=seeing)
+
+
+def sees(path: str | Path, revision: str | None = None) -> bool:
+    """Whether the model there reads pictures, by the class that its configuration names.
+
+    Raises:
+        ModelError: there is no configuration.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as NAMES,
+    )
+
+    try:
+        config = AutoConfig.from_pretrained(str(path), revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise _missing(path, error) from error
+    return any(
+        name in NAMES.values() and not name.endswith("ForCausalLM")
+        for name in config.architectures or ()
+    )
 
 
 def _missing(path: str | Path, error: Exception) -> ModelError:
@@ -79,41 +116,57 @@ def _missing(path: str | Path, error: Exception) -> ModelError:
     return ModelError(f"model.path: cannot load {str(path)!r}: {first}")
 
 
-def _tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
+def _processing(path: str, revision: str | None, *, sees: bool) -> Processing:
+    from transformers import AutoProcessor, AutoTokenizer
 
+    maker: Any = AutoProcessor if sees else AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
+        processing = maker.from_pretrained(path, revision=revision)
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise _missing(path, error) from error
-    if not tokenizer.chat_template:
+    if not processing.chat_template:
         raise ModelError(
-            f"model.path: the tokenizer of {path!r} has no chat template, so SFT and RL "
-            "would not see the same text; add chat_template.jinja to the model's folder"
+            f"model.path: the {'processor' if sees else 'tokenizer'} of {path!r} has no chat "
+            "template, so SFT and RL would not see the same text; add chat_template.jinja to the "
+            "model's folder"
         )
+    tokenizer = tokenizer_of(processing)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ModelError(f"model.path: the tokenizer of {path!r} has no EOS token")
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    return tokenizer
+    return processing
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Write weights (safetensors), configuration and tokenizer."""
+def save(model: PreTrainedModel, processing: Processing, path: Path) -> None:
+    """Write weights (safetensors), configuration and tokenizer or processor."""
     model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    processing.save_pretrained(path)
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> list[int]:
-    """Token ids of a conversation, up to where the model is to answer."""
-    encoded = tokenizer.apply_chat_template(
+def prompt_ids(
+    processing: Processing, prompt: Sequence[Message], images: Sequence[str] = ()
+) -> Sequence[int]:
+    """Token ids of a conversation, up to where the model is to answer.
+
+    Raises:
+        ModelError: pictures for a model that reads only text.
+    """
+    if is_processor(processing):
+        return seen_prompt(processing, prompt, images)
+    if images:
+        raise ModelError(
+            "the data shows pictures, and model.path reads only text; name a vision-language "
+            "model (model.path: tiny_vlm is one), or drop the column from the data"
+        )
+    encoded = processing.apply_chat_template(
         list(prompt), add_generation_prompt=True, tokenize=True, return_dict=True
     )
     return list(encoded["input_ids"])
 
 
-def demonstration_ids(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[list[int], list[int]]:
+def demonstration_ids(processing: Processing, row: Row) -> tuple[Sequence[int], list[int]]:
     """Token ids of a row's prompt and of its completion, up to and with its end token.
 
     What a template writes behind the end token (often a line break) is not the model's to say.
@@ -121,18 +174,25 @@ def demonstration_ids(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[lis
     Raises:
         ModelError: the template does not keep the prompt as a prefix of the conversation.
     """
-    prompt = prompt_ids(tokenizer, row.prompt)
-    full = tokenizer.apply_chat_template(
-        [*row.prompt, {"role": "assistant", "content": row.completion}],
-        tokenize=True,
-        return_dict=True,
-    )["input_ids"]
-    if list(full[: len(prompt)]) != prompt:
+    prompt = prompt_ids(processing, row.prompt, row.images)
+    answered = [*row.prompt, {"role": "assistant", "content": row.completion}]
+    tokenizer = tokenizer_of(processing)
+    asked: Sequence[int] | str = prompt
+    full: Sequence[int] | str
+    if is_processor(processing):
+        asked = written(processing, row.prompt, row.images, ask=True)
+        full = written(processing, answered, row.images, ask=False)
+    else:
+        full = tokenizer.apply_chat_template(answered, tokenize=True, return_dict=True)["input_ids"]
+    if full[: len(asked)] != asked:
         raise ModelError(
             f"chat template: the prompt of unit {row.unit!r} is not a prefix of the conversation "
             "with its answer, so SFT and RL would not see the same prompt"
         )
-    return prompt, trim_after_end(full[len(prompt) :], [tokenizer.eos_token_id])[0]
+    said = full[len(asked) :]
+    if isinstance(said, str):
+        said = tokenizer(said, add_special_tokens=False)["input_ids"]
+    return prompt, trim_after_end(said, [tokenizer.eos_token_id])[0]
 
 
 def trim_after_end(ids: Sequence[int], end: Sequence[int]) -> tuple[list[int], bool]:
@@ -143,12 +203,12 @@ def trim_after_end(ids: Sequence[int], end: Sequence[int]) -> tuple[list[int], b
     return list(ids), False
 
 
-def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_ids(model: PreTrainedModel, processing: Processing) -> list[int]:
     """Every token that ends a completion for this model."""
     config: Any = model.generation_config
     ends = config.eos_token_id if config is not None else None
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-    return sorted({*ends, tokenizer.eos_token_id})
+    return sorted({*ends, tokenizer_of(processing).eos_token_id})
 
 
 def batch_of(
@@ -156,7 +216,8 @@ def batch_of(
 ) -> dict[str, torch.Tensor]:
     """Pad (prompt, completion) ids on the right. Returns tensors of shape [n, length].
 
-    `labels` is -100 on prompts and padding.
+    `labels` is -100 on prompts and padding. Prompts that show pictures (`SeenPrompt`) bring the
+    pictures' tensors along, as the model's processor made them.
     """
     length = max(len(p) + len(c) for p, c in pairs)
     ids = torch.full((len(pairs), length), pad)
@@ -171,6 +232,7 @@ def batch_of(
         "input_ids": ids.to(where),
         "attention_mask": mask.to(where),
         "labels": labels.to(where),
+        **sights([prompt for prompt, _ in pairs], length, where),
     }
 
 
@@ -180,9 +242,8 @@ def token_logps(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tenso
     Returns:
         logps [n, length - 1] (0 where masked) and mask [n, length - 1].
     """
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[
-        :, :-1
-    ]
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    logits = model(**inputs).logits[:, :-1]
     labels = batch["labels"][:, 1:]
     mask = labels != -100
     logps = torch.log_softmax(logits.float(), dim=-1)
