@@ -46,9 +46,13 @@ class Row:
             "unit": self.unit,
             "answer": self.answer,
         }
-        if self.images:
-            given["images"] = [pictures.decode(image) for image in self.images]
-        return {**self.columns, **given}
+        return {**self.columns, **given, **self.shown()}
+
+    def shown(self) -> dict[str, Any]:
+        """The pictures, decoded, as the column that TRL reads; no column without any."""
+        if not self.images:
+            return {}
+        return {"images": [pictures.decode(image) for image in self.images]}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -99,8 +103,19 @@ def load_rows(settings: DataSettings) -> tuple[list[Row], list[Row]]:
                 f"{settings.heldout_path}: {len(shared)} held-out prompts are also in "
                 f"{settings.path} (first: unit {shared[0]}); held-out prompts must be unseen"
             )
+        _check_shown((*rows, *heldout), settings.path)
         return rows, heldout
+    _check_shown(rows, settings.path)
     return split(rows, settings.heldout, name=settings.path)
+
+
+def _check_shown(rows: Sequence[Row], path: str) -> None:
+    blind = sum(not row.images for row in rows)
+    if blind not in (0, len(rows)):
+        raise DataError(
+            f"{path}: {blind} of {len(rows)} rows show no picture; either all rows show pictures "
+            "or none does"
+        )
 
 
 def split(rows: Sequence[Row], heldout: int, *, name: str) -> tuple[list[Row], list[Row]]:

@@ -145,6 +145,19 @@ def save(model: PreTrainedModel, processing: Processing, path: Path) -> None:
     processing.save_pretrained(path)
 
 
+def check_sight(processing: Processing, *, shown: bool) -> None:
+    """Refuse pictures for a model that reads only text.
+
+    Raises:
+        ModelError: it would learn to answer without seeing them.
+    """
+    if shown and not is_processor(processing):
+        raise ModelError(
+            "the data shows pictures, and model.path reads only text; name a vision-language "
+            "model (model.path: tiny_vlm is one), or drop the column from the data"
+        )
+
+
 def prompt_ids(
     processing: Processing, prompt: Sequence[Message], images: Sequence[str] = ()
 ) -> Sequence[int]:
@@ -155,11 +168,7 @@ def prompt_ids(
     """
     if is_processor(processing):
         return seen_prompt(processing, prompt, images)
-    if images:
-        raise ModelError(
-            "the data shows pictures, and model.path reads only text; name a vision-language "
-            "model (model.path: tiny_vlm is one), or drop the column from the data"
-        )
+    check_sight(processing, shown=bool(images))
     encoded = processing.apply_chat_template(
         list(prompt), add_generation_prompt=True, tokenize=True, return_dict=True
     )

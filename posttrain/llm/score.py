@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 from posttrain.llm.data import Row, load_rows, texts
 from posttrain.llm.model import load_tokenizer
 from posttrain.llm.reward import Judge, make_judge
+from posttrain.llm.seen import tokenizer_of
 from posttrain.llm.settings import LlmRecipe
 from posttrain.regime.scores import Scores, write_scores
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from posttrain.llm.seen import Processing
 
 
 def score_demonstrations(
     rows: Sequence[Row],
     judge: Judge,
-    tokenizer: PreTrainedTokenizerBase,
+    processing: Processing,
     *,
     limit: int,
     split: str,
@@ -32,13 +33,14 @@ def score_demonstrations(
     Args:
         rows: the demonstrations.
         judge: the reward.
-        tokenizer: counts tokens.
+        processing: a tokenizer that counts tokens, or the processor that holds it.
         limit: most tokens a rollout may have, its end token included.
         split: "seen" or "heldout".
 
     Returns:
         one record a demonstration, with the columns of a scores table.
     """
+    tokenizer = tokenizer_of(processing)
     kept, lengths, columns = [], [], []
     for row in rows:
         ids = tokenizer(row.completion, add_special_tokens=False)["input_ids"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain import progress
 from posttrain.llm import training
 from posttrain.llm.data import Row
+from posttrain.llm.model import check_sight
 from posttrain.llm.reward import Judge
 from posttrain.llm.score import score_demonstrations
 from posttrain.llm.settings import Lora, SftSettings
@@ -49,12 +50,15 @@ def train(
     from trl import SFTConfig, SFTTrainer
 
     steps = _steps(settings, len(rows), world.size)
+    shown = any(row.images for row in rows)
+    check_sight(tokenizer, shown=shown)
     config = training.trainer_config(
         SFTConfig,
         "sft.trainer",
         {
             "logging_steps": max(1, steps // 40),
             "save_steps": max(1, steps // 4),
+            **({"max_length": None} if shown else {}),  # a picture's place-holders are not cut
             **settings.trainer,
         },
         ours={
@@ -74,8 +78,8 @@ def train(
         trainer = SFTTrainer(
             model=model,
             args=config,
-            train_dataset=_dataset(rows),
-            eval_dataset=_dataset(heldout[: settings.check_rows]),
+            train_dataset=pairs_dataset(rows),
+            eval_dataset=pairs_dataset(heldout[: settings.check_rows]),
             processing_class=tokenizer,
             peft_config=None if lora is None else peft_config(lora),
             callbacks=[training.Keep(log, bar, ("loss", "eval_loss")), training.MarkComplete()],
@@ -135,7 +139,8 @@ def peft_config(lora: Lora) -> Any:
     )
 
 
-def _dataset(rows: Sequence[Row]) -> Any:
+def pairs_dataset(rows: Sequence[Row]) -> Any:
+    """Prompts and completions, as TRL's SFT takes them."""
     from datasets import Dataset
 
     return Dataset.from_list(
@@ -143,6 +148,7 @@ def _dataset(rows: Sequence[Row]) -> Any:
             {
                 "prompt": list(row.prompt),
                 "completion": [{"role": "assistant", "content": row.completion}],
+                **row.shown(),
             }
             for row in rows
         ]
