@@ -6,7 +6,7 @@ goes on where it stopped and ends with the same rollouts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +16,7 @@ import torch
 
 from posttrain import record
 from posttrain.llm.data import Row
+from posttrain.llm.decode import decode, why_not
 from posttrain.llm.model import ModelError, device, end_ids, prompt_ids, trim_after_end
 from posttrain.llm.reward import Judge
 from posttrain.llm.settings import Decoding
@@ -47,34 +48,87 @@ class Generator(Protocol):
 def transformers_generator(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, at_once: int = 128
 ) -> Generator:
-    """Generate with transformers, at most `at_once` sequences a call."""
-    model = model.to(device()).eval()
-    ends = end_ids(model, tokenizer)
+    """Generate with transformers, at most `at_once` sequences at a time, long prompts first.
 
-    @torch.no_grad()
+    A causal language model with a plain cache is decoded by our loop, any other by its own
+    `generate` (`posttrain.llm.decode.why_not` tells). The two draw other samples from a seed.
+    """
+    model = model.to(device()).eval()
+    ends, pad = end_ids(model, tokenizer), int(tokenizer.pad_token_id)
+    draw = _generate if why_not(model) else decode
+
     def generate(
         rows: Sequence[Row], decoding: Decoding, *, samples: int, seed: int
     ) -> list[list[Completion]]:
-        prompts = [prompt_ids(tokenizer, row.prompt) for row in rows for _ in range(samples)]
-        flat: list[Completion] = []
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            for start in range(0, len(prompts), at_once):
-                chunk = prompts[start : start + at_once]
-                padded = tokenizer.pad(
-                    {"input_ids": chunk}, padding=True, padding_side="left", return_tensors="pt"
-                ).to(device())
-                out = model.generate(
-                    **padded,
-                    **_options(decoding),
-                    eos_token_id=ends,
-                    pad_token_id=tokenizer.pad_token_id,
-                )
-                said = out[:, padded["input_ids"].shape[1] :].tolist()
-                flat += [_completion(tokenizer, ids, ends) for ids in said]
-        return [flat[i * samples : (i + 1) * samples] for i in range(len(rows))]
+        prompts = [prompt_ids(tokenizer, row.prompt) for row in rows]
+        copies = samples if decoding.temperature else 1  # greedy: one answer, said again
+        uniform = torch.rand(
+            (len(rows), copies, decoding.max_new_tokens),
+            generator=torch.Generator().manual_seed(seed),
+            dtype=torch.float64,
+        )
+        said: list[list[Completion]] = [[] for _ in rows]
+        for units, first, count in _calls([len(p) for p in prompts], copies, at_once):
+            answers = draw(
+                model,
+                [prompts[i] for i in units],
+                decoding,
+                samples=count,
+                ends=ends,
+                pad=pad,
+                uniform=uniform[units, first : first + count].flatten(0, 1),
+            )
+            for place, ids in enumerate(answers):
+                said[units[place // count]].append(_completion(tokenizer, ids, ends))
+        return [group * (samples // copies) for group in said]
 
     return generate
+
+
+def _calls(
+    lengths: Sequence[int], samples: int, at_once: int
+) -> Iterator[tuple[list[int], int, int]]:
+    """Cut prompts into calls of at most `at_once` sequences, long prompts first.
+
+    Yields:
+        prompts, their first sample in this call, and how many samples of each.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    together = max(1, at_once // samples)
+    for start in range(0, len(order), together):
+        for first in range(0, samples, at_once):
+            yield order[start : start + together], first, min(at_once, samples - first)
+
+
+@torch.no_grad()
+def _generate(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    *,
+    samples: int,
+    ends: Sequence[int],
+    pad: int,
+    uniform: torch.Tensor,
+) -> list[list[int]]:
+    """`decode` for models that it does not take, by their own `generate`.
+
+    The sampler is theirs, too; it is seeded with the first of our random numbers.
+    """
+    copies = [list(prompt) for prompt in prompts for _ in range(samples)]
+    longest = max(map(len, copies))
+    ids = torch.tensor([[pad] * (longest - len(p)) + p for p in copies])
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in copies])
+    with torch.random.fork_rng():
+        torch.manual_seed(int(uniform[0, 0] * 2**53))
+        out = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            **_options(decoding),
+            eos_token_id=list(ends),
+            pad_token_id=pad,
+        )
+    return out[:, longest:].tolist()
 
 
 def vllm_generator(path: Path, tokenizer: PreTrainedTokenizerBase) -> Generator:
@@ -113,20 +167,16 @@ def vllm_generator(path: Path, tokenizer: PreTrainedTokenizerBase) -> Generator:
 
 
 def _options(decoding: Decoding) -> dict[str, Any]:
-    if decoding.temperature == 0:
-        return {
-            "max_new_tokens": decoding.max_new_tokens,
-            "do_sample": False,
-            "temperature": None,
-            "top_p": None,
-            "top_k": None,
-        }
+    """What the recipe says, and nothing of the model's own, as in RL."""
+    draw = decoding.temperature > 0
     return {
         "max_new_tokens": decoding.max_new_tokens,
-        "do_sample": True,
-        "temperature": decoding.temperature,
-        "top_p": decoding.top_p,
-        "top_k": decoding.top_k,
+        "do_sample": draw,
+        "temperature": decoding.temperature if draw else None,
+        "top_p": decoding.top_p if draw else None,
+        "top_k": decoding.top_k if draw else None,
+        "min_p": None,
+        "repetition_penalty": 1.0,
     }
 
 
