@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.llm.data import Row
-from posttrain.llm.preflight.finding import Finding, clip
+from posttrain.llm.preflight.finding import Finding, Severity, clip
 from posttrain.llm.reward import Judge, RewardError
 
 SLOW_STEP = 5.0
@@ -116,7 +116,7 @@ def _perfect(rows: Sequence[Row], judge: Judge, scale: tuple[float, float]) -> F
         "compare reward.answer, reward.extract and data.columns with that row: what D calls right "
         "must reach the top of diagnose.scale"
     )
-    severe = "stop" if share == 0 or (all(known) and share < 0.5) else "warn"
+    severe: Severity = "stop" if share == 0 or (all(known) and share < 0.5) else "warn"
     if not any(known) and severe == "warn":
         text += "; there are no stored answers, so D itself may be wrong there"
     return Finding(check=check, severity=severe, text=text + example, change=change, value=value)
@@ -134,7 +134,7 @@ def _shortcut(
     if paid == 0:
         return Finding(check=f"reward.{name}", severity="ok", text=text, value=value)
     text += f", at the highest on {full:.0%}"
-    severe = "stop" if full > 0.5 or mean - low > 0.5 * (high - low) else "warn"
+    severe: Severity = "stop" if full > 0.5 or mean - low > 0.5 * (high - low) else "warn"
     return Finding(check=f"reward.{name}", severity=severe, text=text, change=change, value=value)
 
 
