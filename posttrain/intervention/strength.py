@@ -13,6 +13,7 @@ from posttrain.intervention.ramp import Ramp
 
 if TYPE_CHECKING:
     from posttrain.intervention.capabilities import Capabilities
+    from posttrain.intervention.plan import Place
 
 
 def nothing(steps: int, learner: Capabilities) -> Plan:
@@ -29,7 +30,7 @@ def warmup(steps: int, learner: Capabilities) -> Plan:
 def anchor(steps: int, learner: Capabilities) -> Plan:
     """Firm at first, when a policy degrades, then loose."""
     pull = Ramp(0.1, 0.02, steps=steps, shape="cosine")
-    return Plan(anchor=Anchor(coefficient=pull, estimator=learner.estimators[0]))
+    return _anchored(pull, learner)
 
 
 def anchor_after_warmup(steps: int, learner: Capabilities) -> Plan:
@@ -39,8 +40,7 @@ def anchor_after_warmup(steps: int, learner: Capabilities) -> Plan:
 
 def light_anchor(steps: int, learner: Capabilities) -> Plan:
     """Enough to notice drift, too little to stop learning."""
-    pull = Ramp(0.02, 0.005, steps=steps)
-    return Plan(anchor=Anchor(coefficient=pull, estimator=learner.estimators[0]))
+    return _anchored(Ramp(0.02, 0.005, steps=steps), learner)
 
 
 def replay(steps: int, learner: Capabilities) -> Plan:
@@ -99,6 +99,12 @@ def light_mix(steps: int, learner: Capabilities) -> Plan:
 def quarter_data_after_warmup(steps: int, learner: Capabilities) -> Plan:
     """A little of both priors, for a learner with a critic."""
     return chain(Replay(share=0.25))(warmup(steps, learner))
+
+
+def _anchored(pull: Ramp, learner: Capabilities) -> Plan:
+    """An anchor where the learner has its KL, by the learner's own estimator."""
+    place: Place = "loss" if "loss" in learner.places else "reward"
+    return Plan(anchor=Anchor(coefficient=pull, estimator=learner.estimators[0], place=place))
 
 
 def _reset(steps: int, learner: Capabilities) -> Reset:
