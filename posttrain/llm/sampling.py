@@ -19,11 +19,14 @@ from posttrain.llm.data import Row
 from posttrain.llm.decode import decode, why_not
 from posttrain.llm.model import ModelError, device, end_ids, prompt_ids, trim_after_end
 from posttrain.llm.reward import Judge
+from posttrain.llm.seen import place_holders, sights, tokenizer_of
 from posttrain.llm.settings import Decoding
 from posttrain.llm.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from posttrain.llm.seen import Processing
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Generator(Protocol):
 
 
 def transformers_generator(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, at_once: int = 128
+    model: PreTrainedModel, processing: Processing, *, at_once: int = 128
 ) -> Generator:
     """Generate with transformers, at most `at_once` sequences at a time, long prompts first.
 
@@ -54,13 +57,14 @@ def transformers_generator(
     `generate` (`posttrain.llm.decode.why_not` tells). The two draw other samples from a seed.
     """
     model = model.to(device()).eval()
-    ends, pad = end_ids(model, tokenizer), int(tokenizer.pad_token_id)
+    tokenizer = tokenizer_of(processing)
+    ends, pad = end_ids(model, processing), int(tokenizer.pad_token_id)
     draw = _generate if why_not(model) else decode
 
     def generate(
         rows: Sequence[Row], decoding: Decoding, *, samples: int, seed: int
     ) -> list[list[Completion]]:
-        prompts = [prompt_ids(tokenizer, row.prompt) for row in rows]
+        prompts = [prompt_ids(processing, row.prompt, row.images) for row in rows]
         copies = samples if decoding.temperature else 1  # greedy: one answer, said again
         uniform = torch.rand(
             (len(rows), copies, decoding.max_new_tokens),
@@ -115,16 +119,18 @@ def _generate(
 
     The sampler is theirs, too; it is seeded with the first of our random numbers.
     """
-    copies = [list(prompt) for prompt in prompts for _ in range(samples)]
+    copies = [prompt for prompt in prompts for _ in range(samples)]
     longest = max(map(len, copies))
-    ids = torch.tensor([[pad] * (longest - len(p)) + p for p in copies])
+    ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in copies])
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in copies])
     with torch.random.fork_rng():
         torch.manual_seed(int(uniform[0, 0] * 2**53))
         out = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
+            **sights(copies, longest, model.device, left=True),
             **_options(decoding),
+            suppress_tokens=place_holders(model),
             eos_token_id=list(ends),
             pad_token_id=pad,
         )

@@ -17,7 +17,7 @@ from posttrain.llm import pictures
 from posttrain.llm.data import Message
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, ProcessorMixin
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
     Processing: TypeAlias = PreTrainedTokenizerBase | ProcessorMixin
 
@@ -114,24 +114,26 @@ def written(
 
 
 def sights(
-    prompts: Sequence[Sequence[int]], length: int, where: torch.device
+    prompts: Sequence[Sequence[int]], length: int, where: torch.device, *, left: bool = False
 ) -> dict[str, torch.Tensor]:
     """The tensors that belong to a batch of prompts; none for prompts without pictures.
 
     Args:
         prompts: token ids; those that show pictures are a `SeenPrompt`.
-        length: tokens of a row of the batch, whose padding is on the right.
+        length: tokens of a row of the batch.
         where: the device.
+        left: whether the batch is padded on the left, as for generation.
 
     Raises:
         SightError: the pictures' tensors differ in shape.
     """
-    looks = [prompt.look() if isinstance(prompt, SeenPrompt) else {} for prompt in prompts]
+    once = {id(prompt): prompt.look() for prompt in prompts if isinstance(prompt, SeenPrompt)}
+    looks = [once.get(id(prompt), {}) for prompt in prompts]
     names = sorted({name for look in looks for name in look})
     found = {}
     for name in names:
         if name in PER_TOKEN:
-            found[name] = _of_tokens(name, looks, length)
+            found[name] = _of_tokens(name, looks, length, left=left)
             continue
         tensors = [look[name] for look in looks if name in look]
         if len({tensor.shape[1:] for tensor in tensors}) > 1:
@@ -143,9 +145,18 @@ def sights(
     return {name: tensor.to(where) for name, tensor in found.items()}
 
 
-def _of_tokens(name: str, looks: Sequence[Mapping[str, torch.Tensor]], length: int) -> torch.Tensor:
+def _of_tokens(
+    name: str, looks: Sequence[Mapping[str, torch.Tensor]], length: int, *, left: bool
+) -> torch.Tensor:
     kinds = torch.zeros((len(looks), length), dtype=torch.long)
     for i, look in enumerate(looks):
         if name in look:
-            kinds[i, : look[name].shape[1]] = look[name][0]
+            start = length - look[name].shape[1] if left else 0
+            kinds[i, start : start + look[name].shape[1]] = look[name][0]
     return kinds
+
+
+def place_holders(model: PreTrainedModel) -> list[int] | None:
+    """Tokens that stand for pictures: the policy must not say them, since none belongs to them."""
+    token = getattr(model.config, "image_token_id", None)
+    return None if token is None else [int(token)]
