@@ -124,6 +124,10 @@ class Capabilities:
 LLM_GRPO = Capabilities(
     learner="GRPO",
     anchor=True,
+    estimators=("k3", "k2", "k1"),
+    places=frozenset({"loss", "reward"}),
+    targets=True,
+    references=frozenset({"fixed", "synced", "reset"}),
     replay_weight=True,
     replay_share=True,
     token_weights=True,
@@ -146,11 +150,33 @@ LLM_RLOO_LORA = replace(
 )
 """The same with a LoRA adapter."""
 
+LLM_DPO = Capabilities(
+    learner="DPO",
+    anchor=True,
+    estimators=("exact",),
+    replay_weight=True,
+    token_weights=True,
+    warmup=True,
+    reset=LLM_GRPO.reset,
+    reset_during=True,
+)
+"""DPO on preferences: its `beta` is the anchor, whose KL is exact in the closed form it solves."""
+
+LLM_DPO_LORA = replace(LLM_DPO, learner="DPO on a LoRA adapter", reset=LLM_GRPO_LORA.reset)
+"""The same with a LoRA adapter."""
+
+LLM_SFT = Capabilities(learner="further SFT")
+"""No RL: D is cloned further. The rival of every plan that keeps D, so it takes no plan."""
+
 LLM_LEARNERS: dict[tuple[str, bool], Capabilities] = {
     ("grpo", False): LLM_GRPO,
     ("grpo", True): LLM_GRPO_LORA,
     ("rloo", False): LLM_RLOO,
     ("rloo", True): LLM_RLOO_LORA,
+    ("dpo", False): LLM_DPO,
+    ("dpo", True): LLM_DPO_LORA,
+    ("sft", False): LLM_SFT,
+    ("sft", True): LLM_SFT,
 }
 """By algorithm, and whether an adapter is trained."""
 

@@ -181,11 +181,15 @@ class Curve(TrainerCallback):
     ) -> None:
         """After the last held-out prompt has been scored."""
         del args, control
+        self.keep(int(state.global_step))
+
+    def keep(self, step: int) -> None:
+        """Append what the recorder holds as the evaluation of `step`, and log its gauges."""
         found = _at_most(self.samples, self.world.gather(self.recorder.take()))
         if self.world.main:
             self.log.append(
                 {
-                    "step": state.global_step,
+                    "step": step,
                     "unit": [unit for unit, _ in found],
                     "return": [value for _, value in found],
                 }

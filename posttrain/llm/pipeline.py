@@ -18,7 +18,7 @@ from posttrain import progress, recipe, record
 from posttrain.intervention.capabilities import Capabilities
 from posttrain.intervention.plan import Plan, chain
 from posttrain.intervention.prescription import prescribe
-from posttrain.llm import honour, measure, model, outcome, reward, rl, score, sft, training
+from posttrain.llm import honour, measure, model, offline, outcome, reward, rl, score, sft, training
 from posttrain.llm.data import Row, load_rows, row_from_dict, texts
 from posttrain.llm.sampling import transformers_generator, vllm_generator
 from posttrain.llm.settings import LlmRecipe
@@ -226,6 +226,9 @@ def _plan_record(settings: LlmRecipe, diagnosis: Diagnosis) -> dict[str, Any]:
     steps = settings.rl.steps if settings.rl is not None else 100
     found = prescribe(diagnosis, _learner(settings), steps=steps)
     first, *others = (p.to_dict() for p in found)
+    if settings.rl is not None and settings.rl.algorithm == "sft":
+        reason = "no RL: D is cloned further, the rival of every plan that keeps D"
+        first = {**first, "reason": reason}
     if settings.interventions == "prescribed":
         return {**first, "source": "prescribed", "alternatives": others}
     plan = chain(*settings.interventions)(Plan())
@@ -263,7 +266,7 @@ def _rl(work: Run) -> None:
         curve=curve,
         world=work.world,
     )
-    policy, tokenizer = rl.train(job)
+    policy, tokenizer = _TRAIN[settings.algorithm](job)
     if work.world.main:
         with record.replacing_folder(work.record.rl) as folder:
             model.save(policy, tokenizer, folder)
@@ -318,6 +321,13 @@ def _outcome(work: Run) -> None:
             nan_as_null=True,
         )
 
+
+_TRAIN: dict[str, Callable[[rl.Job], tuple[Any, Any]]] = {
+    "grpo": rl.train,
+    "rloo": rl.train,
+    "dpo": offline.train,
+    "sft": offline.train,
+}
 
 _STAGE: dict[str, Callable[[Run], None]] = {
     "data": _data,

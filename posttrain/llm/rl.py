@@ -89,19 +89,19 @@ def train(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     )
     if ended is not None:
         return ended, tokenizer
-    probe = _probe(model, tokenizer, job.experience, job.settings.probe_units)
+    probe = probe_of(model, tokenizer, job.experience, job.settings.probe_units)
     reset = job.plan.reset
     before = job.base() if reset is not None and reset.how == "interpolate" else None
     if reset is not None and resume is None:
-        _reset_first(reset, model, before, job.seed)
+        reset_first(reset, model, before, job.seed)
     recorder = callbacks.Recorder()
     with progress.bar("RL under the plan", job.settings.steps, speak=job.world.main) as bar:
         trainer = _trainer(job, config, model, tokenizer, recorder)
         anchored.verify(trainer, probe)
         for callback in (
-            *_interventions(job, trainer, before, resume),
+            *interventions(job, trainer, before, resume),
             callbacks.Probe(trainer, probe),
-            _curve(job, trainer, recorder),
+            curve_of(job, trainer, recorder),
             training.Keep(job.metrics, bar, ("reward", "regime/J", "regime/kl_to_pi0")),
             training.MarkComplete(),
         ):
@@ -138,8 +138,8 @@ def _trainer(
         model=model,
         reward_funcs=reward_function(job.judge, recorder),
         args=config,
-        train_dataset=_dataset(given.rows, stage="train"),
-        eval_dataset=_dataset(given.heldout[: settings.eval_units], stage="eval"),
+        train_dataset=prompts_of(given.rows, stage="train"),
+        eval_dataset=prompts_of(given.heldout[: settings.eval_units], stage="eval"),
         processing_class=tokenizer,
         peft_config=None if job.lora is None else peft_config(job.lora),
         kept=kept_of(
@@ -153,7 +153,8 @@ def _trainer(
     return trainer
 
 
-def _curve(job: Job, trainer: Any, recorder: callbacks.Recorder) -> callbacks.Curve:
+def curve_of(job: Job, trainer: Any, recorder: callbacks.Recorder) -> callbacks.Curve:
+    """The curve J(pi_n) of a job, from what `recorder` hears."""
     return callbacks.Curve(
         trainer,
         recorder,
@@ -166,7 +167,7 @@ def _curve(job: Job, trainer: Any, recorder: callbacks.Recorder) -> callbacks.Cu
     )
 
 
-def _reset_first(
+def reset_first(
     reset: Reset, model: Any, base: Mapping[str, torch.Tensor] | None, seed: int
 ) -> None:
     """Reset what exists before RL starts; adapters and optimizer are new then."""
@@ -175,7 +176,7 @@ def _reset_first(
         apply_reset(replace(reset, parts=parts), model, base_state=base, seed=seed)
 
 
-def _interventions(
+def interventions(
     job: Job, trainer: Any, base: Mapping[str, torch.Tensor] | None, resume: Path | None
 ) -> list[Any]:
     """The callbacks that a plan asks for, with what they remembered at a checkpoint."""
@@ -219,7 +220,7 @@ def _config(job: Job, *, start: bool = True) -> Any:
     )
 
 
-def _dataset(rows: Sequence[Row], *, stage: str) -> Any:
+def prompts_of(rows: Sequence[Row], *, stage: str) -> Any:
     """One row a unit: the prompt, what the reward asks for, and which stage it is."""
     from datasets import Dataset
 
@@ -253,12 +254,13 @@ def reward_function(
 
 
 @torch.no_grad()
-def _probe(
+def probe_of(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     experience: Experience,
     units: int,
 ) -> callbacks.ProbeBatch:
+    """Rollouts of pi_0 with its log-probabilities, and held-out demonstrations, to gauge by."""
     model = model.to(device()).eval()
     pad = int(tokenizer.pad_token_id)
     pairs = [

@@ -92,8 +92,8 @@ def test_an_empty_plan_is_plain_grpo_bit_for_bit(tiny, sums, tmp_path):
         model=policy,
         reward_funcs=rl.reward_function(JUDGE, recorder),
         args=rl._config(job(tiny, sums, Plan(), tmp_path / "plain")),
-        train_dataset=rl._dataset(given.rows, stage="train"),
-        eval_dataset=rl._dataset(given.heldout[:8], stage="eval"),
+        train_dataset=rl.prompts_of(given.rows, stage="train"),
+        eval_dataset=rl.prompts_of(given.heldout[:8], stage="eval"),
         processing_class=tokenizer,
     )
     plain.train()

@@ -1,0 +1,48 @@
+"""TRL's offline trainers, evaluated by rollouts instead of a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from trl import DPOTrainer, SFTTrainer
+
+from posttrain.llm.anchored import Anchored
+from posttrain.llm.keep import KeepData
+
+
+def _nothing() -> None:
+    """Measure nothing."""
+
+
+class Rolled:
+    """Evaluates with `measure` where the trainer would compute a loss."""
+
+    measure: Callable[[], None] = staticmethod(_nothing)
+    args: Any
+    state: Any
+    control: Any
+    callback_handler: Any
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Measure, then tell the callbacks, of which one keeps what was found."""
+        self.measure()
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {})
+        return {}
+
+
+class RolledSFTTrainer(Rolled, SFTTrainer):
+    """SFT, evaluated by rollouts."""
+
+
+class PlanDPOTrainer(Rolled, KeepData, Anchored, DPOTrainer):
+    """DPO (arXiv 2305.18290), whose `beta` is the anchor, with the demonstrations kept."""
+
+    _step = 0
+    """Micro-batches so far, which TRL's online trainers count and DPO does not."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Count."""
+        loss = super().training_step(*args, **kwargs)
+        self._step += 1
+        return loss
