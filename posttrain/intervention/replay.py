@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,13 +17,10 @@ from torch import Tensor
 from posttrain.intervention.ramp import Ramp, ramp
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
     from numpy.typing import NDArray
 
     from posttrain.intervention.plan import TokenWeight
 
-Action: TypeAlias = Literal["rl", "demonstration", "drop", "fix"]
 LUFFY_SHAPE = 0.1
 """c of LUFFY's shaping p / (p + c)."""
 
@@ -182,34 +179,6 @@ def weighted_nll(
     loss = -torch.where(keep, token_weights(token_weight, safe) * safe, 0).sum()
     count = keep.sum().clamp(min=1) if num_items is None else num_items
     return loss / count
-
-
-def gate(
-    units: Sequence[str],
-    actions: Mapping[str, Action],
-    *,
-    keep: Collection[Action] = frozenset({"demonstration"}),
-) -> NDArray[np.bool_]:
-    """Mark the rows whose unit has an action worth replaying.
-
-    Args:
-        units: of each row, `[n]`.
-        actions: what the per-unit map says: `demonstration` (D right, pi_0 never), `rl` (D right,
-            pi_0 sometimes), `drop` (D wrong, pi_0 right), `fix` (both fail).
-        keep: the actions that keep a row.
-
-    Returns:
-        `[n]`.
-
-    Raises:
-        ValueError: a unit that the map does not know.
-    """
-    if missing := sorted(set(units) - set(actions)):
-        raise ValueError(
-            f"the per-unit map has no entry for unit {missing[0]!r} ({len(missing)} missing of "
-            f"{len(set(units))})"
-        )
-    return np.array([actions[unit] in keep for unit in units], dtype=np.bool_)
 
 
 @lru_cache(maxsize=64)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from posttrain.intervention.actions import ACTIONS, Action, action, mostly_right
 from posttrain.regime.statistics import pass_at_k
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ BINS = ("never", "1–25%", "26–50%", "51–75%", "76–99%", "always")
 """Columns of the unit map: the share of pi_0's samples that succeed."""
 ROWS = ("right", "wrong", "no score")
 """Rows of the unit map: what the unit's demonstration scores."""
+CELLS: dict[Action, str] = {"demonstration": "keep", "rl": "rl", "drop": "drop", "fix": "fix"}
+"""Cells of the unit map, by the action that each asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,21 +107,19 @@ def unit_map(policy: ByUnit, dataset: ByUnit) -> UnitMap:
     """Place every unit that both sides know."""
     shared, mine, theirs = np.intersect1d(policy.units, dataset.units, return_indices=True)
     scored = dataset.samples[theirs] - dataset.unscorable[theirs]
-    right = (scored > 0) & (2 * dataset.successes[theirs] >= np.maximum(scored, 1))
+    right = mostly_right(dataset.successes[theirs], scored)
     row = np.where(scored == 0, 2, np.where(right, 0, 1))
     rate = policy.successes[mine] / np.maximum(policy.samples[mine], 1)
     column = np.where(rate <= 0, NEVER, np.where(rate >= 1, ALWAYS, np.ceil(rate * 4))).astype(int)
     table = np.zeros((len(ROWS), len(BINS)), dtype=np.int64)
     np.add.at(table, (row, column), 1)
-    found = column > NEVER
+    actions = np.array(
+        [action(right=bool(r), found=bool(f)) for r, f in zip(right, column > NEVER, strict=True)],
+        dtype=str,
+    )
     return UnitMap(
         table=table,
-        cells={
-            "keep": shared[right & ~found],
-            "rl": shared[right & found],
-            "drop": shared[~right & found],
-            "fix": shared[~right & ~found],
-        },
+        cells={CELLS[name]: shared[actions == name] for name in ACTIONS},
         units=len(shared),
         without_demonstration=len(policy.units) - len(shared),
         without_rollout=len(dataset.units) - len(shared),

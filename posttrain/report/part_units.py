@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from posttrain.intervention.actions import success_from
 from posttrain.report import figures, words
 from posttrain.report.evidence import Evidence, deciding
 from posttrain.report.measure import (
@@ -33,13 +34,9 @@ SEED = 20251001
 
 
 def cut(evidence: Evidence) -> float:
-    """The return from which an episode without a `success` of its own counts as one.
-
-    As in the diagnosis: the highest return; with continuous returns, which have no natural
-    success, the middle of the scale.
-    """
-    low, high = evidence.diagnosis.scale
-    return high if evidence.diagnosis.recoverability is not None else (low + high) / 2
+    """The return from which an episode without a `success` of its own counts as one."""
+    found = evidence.diagnosis
+    return success_from(found.scale, continuous=found.recoverability is None)
 
 
 def units(evidence: Evidence) -> Section:

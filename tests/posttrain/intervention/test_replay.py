@@ -9,7 +9,6 @@ from posttrain.intervention.ramp import Ramp
 from posttrain.intervention.replay import (
     draw,
     drawn_before,
-    gate,
     label_logp,
     mix_counts,
     replay_indices,
@@ -203,14 +202,3 @@ def test_half_precision_logits_are_normalised_in_single_precision():
     logits, labels = random_labels(0, 2, 5)
     logp, _ = label_logp(logits.bfloat16(), labels)
     assert logp.dtype == torch.float32
-
-
-def test_the_gate_keeps_the_rows_whose_demonstration_is_needed():
-    actions = {"a": "demonstration", "b": "rl", "c": "drop", "d": "fix"}
-    assert gate(["a", "b", "a", "c", "d"], actions).tolist() == [True, False, True, False, False]
-    assert gate(["a", "b"], actions, keep={"rl", "demonstration"}).tolist() == [True, True]
-
-
-def test_a_unit_that_the_map_does_not_know_is_named():
-    with pytest.raises(ValueError, match="'z'"):
-        gate(["a", "z"], {"a": "rl"})
