@@ -18,6 +18,7 @@ from posttrain.intervention.replay import label_logp, mix_counts, replay_indices
 from posttrain.llm import compat
 from posttrain.llm.data import Row
 from posttrain.llm.model import batch_of, demonstration_ids
+from posttrain.llm.seen import pad_of
 from posttrain.llm.state import Stateful
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def kept_of(
             rows=batch,
             weight=ramp(replay.weight),
             token_weight=replay.token_weight,
-            pad=int(tokenizer.pad_token_id),
+            pad=pad_of(tokenizer),
             seed=seed,
         )
     if ramp(replay.share).peak > 0:

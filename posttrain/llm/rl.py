@@ -19,6 +19,7 @@ from posttrain.llm.honour import PlanError, check_cycle, check_replay, honour
 from posttrain.llm.keep import kept_of
 from posttrain.llm.model import batch_of, demonstration_ids, device, prompt_ids, token_logps
 from posttrain.llm.reward import Judge
+from posttrain.llm.seen import pad_of, plain
 from posttrain.llm.settings import Decoding, Lora, RlSettings
 from posttrain.llm.sft import peft_config
 from posttrain.llm.state import KeepState, Stateful, restore_state
@@ -238,7 +239,7 @@ def reward_function(
     def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
         names = [name for name in columns if name not in hidden]
         rows = [
-            {"prompt": prompt, **{name: columns[name][i] for name in names}}
+            {"prompt": plain(prompt), **{name: columns[name][i] for name in names}}
             for i, prompt in enumerate(prompts)
         ]
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
@@ -262,9 +263,10 @@ def probe_of(
 ) -> callbacks.ProbeBatch:
     """Rollouts of pi_0 with its log-probabilities, and held-out demonstrations, to gauge by."""
     model = model.to(device()).eval()
-    pad = int(tokenizer.pad_token_id)
+    pad = pad_of(tokenizer)
     pairs = [
-        (prompt_ids(tokenizer, row.prompt), ids) for row, ids in experience.pi0_rollouts[:units]
+        (prompt_ids(tokenizer, row.prompt, row.images), ids)
+        for row, ids in experience.pi0_rollouts[:units]
     ]
     rollouts = batch_of(pairs, pad, device())
     demonstrations = [demonstration_ids(tokenizer, row) for row in experience.heldout[:units]]

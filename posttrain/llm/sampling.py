@@ -159,6 +159,11 @@ def vllm_generator(path: Path, tokenizer: PreTrainedTokenizerBase) -> Generator:
             max_tokens=decoding.max_new_tokens,
             seed=seed,
         )
+        if any(row.images for row in rows):
+            raise ModelError(
+                "diagnose.backend is vllm, which is not shown pictures here; set "
+                "diagnose.backend=transformers"
+            )
         prompts = [{"prompt_token_ids": prompt_ids(tokenizer, row.prompt)} for row in rows]
         outputs = engine.generate(prompts, parameters, use_tqdm=False)
         return [

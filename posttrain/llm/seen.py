@@ -39,6 +39,11 @@ def tokenizer_of(processing: Any) -> PreTrainedTokenizerBase:
     return processing.tokenizer if is_processor(processing) else processing  # type: ignore[no-any-return]
 
 
+def pad_of(processing: Any) -> int:
+    """The padding token."""
+    return int(tokenizer_of(processing).pad_token_id)  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SeenPrompt(Sequence[int]):
     """The token ids of a prompt with pictures, and where the pictures' tensors come from."""
@@ -102,6 +107,16 @@ def structured(messages: Sequence[Message], images: Sequence[str]) -> list[dict[
     if shown:
         raise SightError("a prompt with pictures needs a message of the user to show them in")
     return parts
+
+
+def plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages without their pictures and with their words as one text, as rows hold them."""
+    return [
+        {**message, "content": "".join(part.get("text", "") for part in message["content"])}
+        if isinstance(message.get("content"), list)
+        else dict(message)
+        for message in messages
+    ]
 
 
 def written(
