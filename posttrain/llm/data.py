@@ -7,12 +7,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from posttrain.llm import pictures
 from posttrain.llm.settings import DataSettings
-
-Message: TypeAlias = dict[str, str]
+from posttrain.llm.turns import Message, TurnsError, divide, extras, words
 
 
 class DataError(ValueError):
@@ -25,6 +24,9 @@ class Row:
 
     `columns` are the source's other fields, passed to reward functions by name. `images` are the
     pictures that the first user message shows, each as `posttrain.llm.pictures` writes it.
+
+    A demonstration that calls tools has `turns`: every message after the prompt, of which
+    `completion` is the last one's text. `tools` are the JSON schemas that the prompt shows.
     """
 
     unit: str
@@ -33,6 +35,8 @@ class Row:
     answer: str | None = None
     columns: dict[str, Any] = field(default_factory=dict)
     images: tuple[str, ...] = ()
+    turns: tuple[Message, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
 
     @property
     def text(self) -> str:
@@ -63,13 +67,14 @@ class Row:
             "answer": self.answer,
             "columns": self.columns,
         }
-        return {**plain, "images": list(self.images)} if self.images else plain
+        rare = {"images": self.images, "turns": self.turns, "tools": self.tools}
+        return {**plain, **{name: list(value) for name, value in rare.items() if value}}
 
 
 def row_from_dict(data: Mapping[str, Any]) -> Row:
     """Rebuild a row from `Row.to_dict`."""
-    lists = {"prompt": tuple(data["prompt"]), "images": tuple(data.get("images", ()))}
-    return Row(**{**data, **lists})
+    lists = ("prompt", "images", "turns", "tools")
+    return Row(**{**data, **{name: tuple(data.get(name, ())) for name in lists}})
 
 
 def unit_of(prompt: Sequence[Message], images: Sequence[str] = ()) -> str:
@@ -84,6 +89,7 @@ def texts(rows: Iterable[Row]) -> Iterator[str]:
     for row in rows:
         yield from (message["content"] for message in row.prompt)
         yield row.completion
+        yield from words(row.turns)
 
 
 def load_rows(settings: DataSettings) -> tuple[list[Row], list[Row]]:
@@ -139,6 +145,10 @@ def _read(path: str, settings: DataSettings) -> list[Row]:
         from posttrain.llm import shapes
 
         return shapes.make_rows(settings)
+    if path == "vault":
+        from posttrain.llm import vault
+
+        return vault.make_rows(settings)
     if path.startswith("asset:"):
         from posttrain.assets import resolve
 
@@ -210,7 +220,10 @@ def _row(record: Mapping[str, Any], settings: DataSettings, where: str, folder: 
         messages = _messages(record["messages"], "user", f"{where}: messages")
         if messages[-1]["role"] != "assistant" or len(messages) < 2:
             raise DataError(f"{where}: messages: wanted the last one from the assistant")
-        prompt, completion = messages[:-1], messages[-1]["content"]
+        prompt, turns = _divide(messages, where)
+        if not turns:
+            prompt = prompt[:-1]
+        completion = messages[-1]["content"]
     else:
         for ours in ("prompt", "completion"):
             if record.get(name[ours]) is None:
@@ -222,9 +235,8 @@ def _row(record: Mapping[str, Any], settings: DataSettings, where: str, folder: 
         if isinstance(value, str) and settings.template is not None:
             value = settings.template.replace("{prompt}", value)
         prompt = _messages(value, "user", f"{where}: {name['prompt']}")
-        completion = _messages(
-            record[name["completion"]], "assistant", f"{where}: {name['completion']}"
-        )[-1]["content"]
+        said = _messages(record[name["completion"]], "assistant", f"{where}: {name['completion']}")
+        turns, completion = _divide(said, where)[1], said[-1]["content"]
     if settings.system is not None:
         prompt = [{"role": "system", "content": settings.system}, *prompt]
     answer = record.get(name["answer"])
@@ -238,7 +250,15 @@ def _row(record: Mapping[str, Any], settings: DataSettings, where: str, folder: 
         answer=None if answer is None else str(answer),
         columns={k: v for k, v in record.items() if k not in used},
         images=images,
+        turns=turns,
     )
+
+
+def _divide(messages: list[Message], where: str) -> tuple[list[Message], tuple[Message, ...]]:
+    try:
+        return divide(messages)
+    except TurnsError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 def _images(record: Mapping[str, Any], name: str, *, where: str, folder: Path) -> tuple[str, ...]:
@@ -259,9 +279,13 @@ def _messages(value: Any, role: str, where: str) -> list[Message]:
         messages = []
         for message in value:
             content = _content(message.get("content")) if isinstance(message, dict) else None
-            if content is None:
+            try:
+                more = extras(message) if isinstance(message, dict) else {}
+            except TurnsError as error:
+                raise DataError(f"{where}: {error}") from error
+            if content is None and not more.get("tool_calls"):
                 raise DataError(f"{where}: wanted messages with role and content, got {message!r}")
-            messages.append({"role": str(message.get("role")), "content": content})
+            messages.append({"role": str(message.get("role")), "content": content or "", **more})
         return messages
     raise DataError(f"{where}: wanted a text or a list of messages, got {value!r}")
 

@@ -44,6 +44,8 @@ def demonstrate(rows: list[Row], settings: DataSettings) -> list[Row]:
     corruption = settings.corruption
     if corruption is None:
         return rows * settings.demonstrators
+    if any(row.turns for row in rows):
+        raise DataError("data.corruption: demonstrations that call tools cannot be made wrong")
     wrong = _CORRUPTIONS[corruption.how]
     said = sorted({row.completion for row in rows})
     result = []

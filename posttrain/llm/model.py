@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from posttrain.llm import tiny, tiny_vlm
 from posttrain.llm.data import Message, Row
 from posttrain.llm.seen import is_processor, seen_prompt, sights, tokenizer_of, written
 from posttrain.llm.settings import ModelSettings
+from posttrain.llm.turns import Turns, TurnsError, encode, spoken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,16 +32,16 @@ def device() -> torch.device:
 
 
 def load_base(
-    settings: ModelSettings, *, texts: Iterable[str], seed: int
+    settings: ModelSettings, *, texts: Iterable[str], seed: int, tools: bool = False
 ) -> tuple[PreTrainedModel, Processing]:
-    """The model that SFT starts from. `texts` give the tiny model its vocabulary."""
+    """The model that SFT starts from. `texts` give the tiny model its words, `tools` its calls."""
     if settings.path == "tiny_vlm":
         processor = tiny_vlm.make_processor(texts)
         return tiny_vlm.make_model(
             processor, hidden=settings.hidden, layers=settings.layers, seed=seed
         ), processor
     if settings.path == "tiny":
-        tokenizer = tiny.make_tokenizer(texts)
+        tokenizer = tiny.make_tokenizer(texts, tools=tools)
         model = tiny.make_model(
             tokenizer, hidden=settings.hidden, layers=settings.layers, seed=seed
         )
@@ -48,10 +49,12 @@ def load_base(
     return load(_resolve(settings.path), dtype=settings.dtype, revision=settings.revision)
 
 
-def load_tokenizer(settings: ModelSettings, *, texts: Iterable[str]) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    settings: ModelSettings, *, texts: Iterable[str], tools: bool = False
+) -> PreTrainedTokenizerBase:
     """The tokenizer of `load_base`, without the model."""
     if settings.path == "tiny":
-        return tiny.make_tokenizer(texts)
+        return tiny.make_tokenizer(texts, tools=tools)
     if settings.path == "tiny_vlm":
         return tokenizer_of(tiny_vlm.make_processor(texts))
     path = _resolve(settings.path)
@@ -159,7 +162,10 @@ def check_sight(processing: Processing, *, shown: bool) -> None:
 
 
 def prompt_ids(
-    processing: Processing, prompt: Sequence[Message], images: Sequence[str] = ()
+    processing: Processing,
+    prompt: Sequence[Message],
+    images: Sequence[str] = (),
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> Sequence[int]:
     """Token ids of a conversation, up to where the model is to answer.
 
@@ -170,19 +176,26 @@ def prompt_ids(
         return seen_prompt(processing, prompt, images)
     check_sight(processing, shown=bool(images))
     encoded = processing.apply_chat_template(
-        list(prompt), add_generation_prompt=True, tokenize=True, return_dict=True
+        list(prompt),
+        tools=list(tools) or None,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
     )
     return list(encoded["input_ids"])
 
 
-def demonstration_ids(processing: Processing, row: Row) -> tuple[Sequence[int], list[int]]:
+def demonstration_ids(processing: Processing, row: Row) -> tuple[Sequence[int], Sequence[int]]:
     """Token ids of a row's prompt and of its completion, up to and with its end token.
 
     What a template writes behind the end token (often a line break) is not the model's to say.
+    A completion of several turns (`Turns`) knows which of its tokens are.
 
     Raises:
         ModelError: the template does not keep the prompt as a prefix of the conversation.
     """
+    if row.turns or row.tools:
+        return _turn_ids(processing, row)
     prompt = prompt_ids(processing, row.prompt, row.images)
     answered = [*row.prompt, {"role": "assistant", "content": row.completion}]
     tokenizer = tokenizer_of(processing)
@@ -202,6 +215,19 @@ def demonstration_ids(processing: Processing, row: Row) -> tuple[Sequence[int], 
     if isinstance(said, str):
         said = tokenizer(said, add_special_tokens=False)["input_ids"]
     return prompt, trim_after_end(said, [tokenizer.eos_token_id])[0]
+
+
+def _turn_ids(processing: Processing, row: Row) -> tuple[list[int], Turns]:
+    if is_processor(processing):
+        raise ModelError(
+            "environments are for models that read only text; this one has a processor"
+        )
+    turns = row.turns or ({"role": "assistant", "content": row.completion},)
+    end = int(tokenizer_of(processing).eos_token_id)
+    try:
+        return encode(processing, row.prompt, turns, tools=row.tools, end=end)
+    except TurnsError as error:
+        raise ModelError(f"unit {row.unit!r}: {error}") from error
 
 
 def trim_after_end(ids: Sequence[int], end: Sequence[int]) -> tuple[list[int], bool]:
@@ -225,8 +251,8 @@ def batch_of(
 ) -> dict[str, torch.Tensor]:
     """Pad (prompt, completion) ids on the right. Returns tensors of shape [n, length].
 
-    `labels` is -100 on prompts and padding. Prompts that show pictures (`SeenPrompt`) bring the
-    pictures' tensors along, as the model's processor made them.
+    `labels` is -100 on prompts, padding and what tools answered. Prompts that show pictures
+    (`SeenPrompt`) bring the pictures' tensors along, as the model's processor made them.
     """
     length = max(len(p) + len(c) for p, c in pairs)
     ids = torch.full((len(pairs), length), pad)
@@ -236,7 +262,8 @@ def batch_of(
         n, m = len(prompt), len(prompt) + len(completion)
         ids[i, :m] = torch.tensor([*prompt, *completion])
         mask[i, :m] = 1
-        labels[i, n:m] = torch.tensor(list(completion))
+        said = torch.tensor(list(spoken(completion)))
+        labels[i, n:m] = torch.where(said, ids[i, n:m], -100)
     return {
         "input_ids": ids.to(where),
         "attention_mask": mask.to(where),

@@ -143,8 +143,15 @@ class FunctionReward:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentReward:
+    """What the environment's own `get_reward()` says at the end of a rollout."""
+
+    kind: Literal["environment"] = "environment"
+
+
 RewardSettings: TypeAlias = Annotated[
-    ReasoningGymReward | ExactReward | RegexReward | TrlReward | FunctionReward,
+    ReasoningGymReward | ExactReward | RegexReward | TrlReward | FunctionReward | EnvironmentReward,
     Field(discriminator="kind"),
 ]
 
@@ -285,10 +292,35 @@ class RlSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentSettings:
+    """Where the policy acts: a class with `reset` whose public methods are its tools.
+
+    `path` reads `module:Class`, made with `options`. After `max_tool_calling_iterations` rounds of
+    tool calls a rollout ends; None sets no other limit than `rollout.max_new_tokens`, which
+    counts what tools answer, too.
+    """
+
+    path: str
+    options: dict[str, Any] = field(default_factory=dict)
+    max_tool_calling_iterations: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            self.path.count(":") == 1 and all(self.path.split(":")),
+            f"path must read module:Class, got {self.path!r}",
+        )
+        limit = self.max_tool_calling_iterations
+        _require(
+            limit is None or limit >= 1, f"max_tool_calling_iterations must be >= 1, got {limit!r}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LlmRecipe:
     """One run: SFT, diagnosis, prescription, RL, report.
 
     `interventions: prescribed` runs the diagnosis' first prescription; a list runs that plan.
+    `environment` is where rollouts of several turns take place; null: one answer to each prompt.
     `threads` is the number of CPU threads of a process; 0 leaves it to torch.
     """
 
@@ -296,6 +328,7 @@ class LlmRecipe:
     name: str
     data: DataSettings
     reward: RewardSettings
+    environment: EnvironmentSettings | None = None
     model: ModelSettings = field(default_factory=ModelSettings)
     sft: SftSettings | None = field(default_factory=SftSettings)
     rollout: Decoding = field(default_factory=Decoding)
@@ -317,4 +350,8 @@ class LlmRecipe:
             self.deployment.max_new_tokens == self.rollout.max_new_tokens
             or self.deployment == Decoding(temperature=0.0),
             "deployment.max_new_tokens must equal rollout.max_new_tokens: the length limit is RL's",
+        )
+        _require(
+            self.environment is not None or self.reward.kind != "environment",
+            "reward.kind is environment, but there is no environment; set environment.path",
         )

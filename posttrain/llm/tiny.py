@@ -6,7 +6,7 @@ minute of one CPU core. White space separates tokens and is not kept.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,15 +24,53 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
+TOOL_TOKENS = ("<|tool|>", "<|call|>")
+SIGNS = ("(", ",", ")", "=")
+TOOL_TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{% if m['role'] == 'assistant' %}"
+    "{% generation %}{{ m['content'] or '' }}{% for call in m['tool_calls'] or [] %}"
+    "{{ '<|call|>' + call['function']['name'] + '(' }}"
+    "{% for name, value in call['function']['arguments'].items() %}"
+    "{{ name + '=' + value | string }}{{ '' if loop.last else ',' }}{% endfor %}{{ ')' }}"
+    "{% endfor %}{{ '<|end|>' }}{% endgeneration %}"
+    "{% else %}{{ m['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+"""A call reads `<|call|>look(slot=472)`; the schemas of the tools are not shown."""
+RESPONSE: dict[str, Any] = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": "<|assistant|>",
+    "fields": {
+        "tool_calls": {
+            "open_pattern": r"<\|call\|>(?P<name>\w+)\(",
+            "close_pattern": r"\)",
+            "repeats": True,
+            "content": "xml-inline",
+            "content_args": {
+                "tag_pattern": r"(?P<key>\w+)=(?P<value>[^,]*)",
+                "value_parser": {"name": "text"},
+            },
+            "transform": {
+                "type": "function",
+                "function": {"name": "{name}", "arguments": "{content}"},
+            },
+        },
+        "content": {"close_pattern": r"<\|end\|>", "content": "text"},
+    },
+}
+"""How transformers reads `TOOL_TEMPLATE`'s calls back."""
 
-def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer of digits, signs and the words that occur in `texts`."""
+
+def make_tokenizer(texts: Iterable[str], *, tools: bool = False) -> PreTrainedTokenizerFast:
+    """A tokenizer of digits, signs and the words that occur in `texts`, and of tool calls."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     split = pre_tokenizers.Split(Regex(PATTERN), behavior="removed", invert=True)
     words = {piece for text in texts for piece, _ in split.pre_tokenize_str(text)}
-    known = [PAD, END, UNKNOWN, *ROLES, *"0123456789", *sorted(words - set("0123456789"))]
+    roles = (*ROLES, *TOOL_TOKENS) if tools else ROLES
+    signs = (*"0123456789", *SIGNS) if tools else tuple("0123456789")
+    known = [PAD, END, UNKNOWN, *roles, *signs, *sorted(words - set(signs))]
     backend = Tokenizer(
         models.WordLevel({token: i for i, token in enumerate(known)}, unk_token=UNKNOWN)
     )
@@ -45,8 +83,10 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         unk_token=UNKNOWN,
         padding_side="left",
     )
-    tokenizer.add_tokens(list(ROLES), special_tokens=True)
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.add_tokens(list(roles), special_tokens=True)
+    tokenizer.chat_template = TOOL_TEMPLATE if tools else TEMPLATE
+    if tools:
+        tokenizer.response_template = RESPONSE
     return tokenizer
 
 
