@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
-from posttrain import study_cli
+from posttrain import preflight_cli, study_cli
 from posttrain.ending import BAD_INPUT, UNDECIDED, guarded, leave, rank
 
 if TYPE_CHECKING:
@@ -290,3 +290,4 @@ def assets(
 
 
 study = verb(study_cli.study)
+preflight = verb(preflight_cli.preflight)

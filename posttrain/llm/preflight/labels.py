@@ -64,8 +64,9 @@ def taught(
     Returns:
         one entry a row; None where TRL dropped the row, since nothing of it would carry loss.
     """
-    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
+
+    from posttrain.llm.sft import pairs_dataset
 
     given = essential(trainer, without=("packing", "padding_free", "eval_packing", "shuffle_data"))
     config = training.trainer_config(
@@ -74,32 +75,18 @@ def taught(
         given,
         ours={"output_dir": str(folder), "max_steps": 1, "save_steps": 1},
     )
-    found: list[Taught | None] = []
-    batches = []
-    for row in rows:  # one by one, since TRL drops rows that carry no loss
-        said = {"role": "assistant", "content": row.completion}
-        dataset = Dataset.from_list([{"prompt": list(row.prompt), "completion": [said]}])
-        try:
-            sft = SFTTrainer(
-                model=model, args=config, train_dataset=dataset, processing_class=processing
-            )
-        except StopIteration:
-            batches.append(None)
-            continue
-        batches.append(dict(sft.train_dataset[0]) if len(sft.train_dataset) else None)
-    kept = [row for row in batches if row is not None]
+    dataset = pairs_dataset(rows).add_column("row", list(range(len(rows))))
+    sft = SFTTrainer(model=model, args=config, train_dataset=dataset, processing_class=processing)
+    kept = [dict(row) for row in sft.train_dataset]
     if not kept:
         return [None] * len(rows)
+    numbers, lengths = [r.pop("row") for r in kept], [len(r["input_ids"]) for r in kept]
     batch = sft.data_collator(kept)
-    padded = iter(zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True))
-    for row_ids in batches:
-        if row_ids is None:
-            found.append(None)
-            continue
-        ids, labels = next(padded)
-        length = len(row_ids["input_ids"])
-        learnt = tuple(t for t in labels if t != -100)
-        found.append(Taught(ids=tuple(ids[:length]), learnt=learnt))
+    found: list[Taught | None] = [None] * len(rows)
+    padded = zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True)
+    for number, length, (ids, labels) in zip(numbers, lengths, padded, strict=True):
+        learnt = tuple(token for token in labels if token != -100)
+        found[number] = Taught(ids=tuple(ids[:length]), learnt=learnt)
     return found
 
 

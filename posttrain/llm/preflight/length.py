@@ -51,7 +51,8 @@ def rollouts_check(records: Sequence[Mapping[str, Any]], *, limit: int) -> Findi
             check=check,
             severity="unknown",
             text="pi_0 has no rollouts yet, so how often it reaches the limit is not known",
-            change="`posttrain preflight RECIPE --rollouts 8` draws some now",
+            change="`posttrain run RECIPE --stop-after sample` makes pi_0 and its scores; where "
+            "pi_0 is there already, preflight --rollouts 8 draws some now",
         )
     cut = float(np.mean(flags))
     return _judge(

@@ -75,8 +75,8 @@ def signal_check(
             check=check,
             severity="unknown",
             text="pi_0 has no rollouts yet, so the share of groups without signal is not known",
-            change="`posttrain preflight RECIPE --rollouts 8` draws some now, or "
-            "`posttrain run RECIPE --stop-after sample` makes pi_0 and its scores first",
+            change="`posttrain run RECIPE --stop-after sample` makes pi_0 and its scores; where "
+            "pi_0 is there already, preflight --rollouts 8 draws some now",
         )
     share, low, high = _share(returns, group, alpha)
     fewest = min(map(len, returns.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,6 +90,6 @@ def returns_by_unit(rollouts: Sequence[Mapping[str, Any]], low: float) -> dict[s
     found: dict[str, list[float]] = {}
     for row in rollouts:
         value = row.get("return")
-        missing = value is None or value != value
-        found.setdefault(str(row["unit"]), []).append(low if missing else float(value))
+        judged = low if value is None or math.isnan(value) else float(value)
+        found.setdefault(str(row["unit"]), []).append(judged)
     return found

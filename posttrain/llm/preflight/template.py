@@ -59,7 +59,9 @@ def template_checks(
 
 
 def _end(
-    pairs: Sequence[tuple[Sequence[int], list[int]]], processing: Processing, ends: Sequence[int]
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    processing: Processing,
+    ends: Sequence[int],
 ) -> Finding:
     """The last token of a demonstration must be one at which generation stops."""
     tokenizer = tokenizer_of(processing)
@@ -117,7 +119,7 @@ def _bos(prompts: Sequence[list[int]], processing: Processing) -> Finding:
 
 
 def _vocabulary(
-    pairs: Sequence[tuple[Sequence[int], list[int]]], processing: Processing, embeddings: int
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], processing: Processing, embeddings: int
 ) -> Finding:
     """Every token must have a row in the embedding, and D must consist of known tokens."""
     tokenizer = tokenizer_of(processing)
