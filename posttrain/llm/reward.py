@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from posttrain.llm.settings import (
+    EnvironmentReward,
     ExactReward,
     FunctionReward,
     ReasoningGymReward,
@@ -211,10 +212,22 @@ def _function(settings: FunctionReward) -> Judge:
     return from_function(function)
 
 
+def _environment(_settings: EnvironmentReward) -> Judge:
+    from posttrain.llm.environment import rewarded
+
+    def one(row: Columns, _text: str) -> Judgement:
+        if "environments" not in row:
+            raise ValueError("reward.kind is environment, and this was said outside of one")
+        return Judgement(rewarded(row["environments"]))
+
+    return _rowwise(one)
+
+
 _MAKERS: dict[str, Callable[[Any], Judge]] = {
     "exact": _exact,
     "regex": _regex,
     "reasoning_gym": _reasoning_gym,
     "trl": _trl,
     "function": _function,
+    "environment": _environment,
 }

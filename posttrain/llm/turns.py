@@ -99,7 +99,24 @@ def divide(messages: Sequence[Message]) -> tuple[list[Message], tuple[Message, .
             "the demonstration ends with a tool; wanted a last message from the assistant without "
             "tool calls, since a rollout ends with one"
         )
+    for message, answers in rounds(turns):
+        if len(message.get("tool_calls", ())) != len(answers):
+            raise TurnsError(
+                f"{len(message.get('tool_calls', ()))} tool calls in a message, and then "
+                f"{len(answers)} answers of tools"
+            )
     return list(messages[:start]), turns
+
+
+def rounds(turns: Sequence[Message]) -> list[tuple[Message, list[Message]]]:
+    """Every message of the assistant with what the tools answered to it."""
+    found: list[tuple[Message, list[Message]]] = []
+    for turn in turns:
+        if turn["role"] == "assistant":
+            found.append((turn, []))
+        else:
+            found[-1][1].append(turn)
+    return found
 
 
 def words(turns: Sequence[Message]) -> Iterator[str]:

@@ -1,0 +1,183 @@
+"""J(D) in an environment: a demonstration's tool calls, made once more in a fresh one."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from posttrain.llm.data import Row
+from posttrain.llm.environment import Factory, Stage, judged_columns, last_word
+from posttrain.llm.model import demonstration_ids
+from posttrain.llm.reward import Judge
+from posttrain.llm.seen import tokenizer_of
+from posttrain.llm.turns import Message, rounds, spoken
+
+if TYPE_CHECKING:
+    from posttrain.llm.seen import Processing
+
+Fate: TypeAlias = Literal["replayed", "diverged", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """A demonstration after its replay.
+
+    `diverged`: a tool answered otherwise than in D; `failed`: a call raised where it had not. What
+    D shows did not happen here then, and there is no return.
+    """
+
+    row: Row
+    fate: Fate
+    why: str
+    environment: Any
+    turns: tuple[Message, ...]
+    length: int
+    truncated: bool
+
+
+def replay(
+    row: Row, factory: Factory, processing: Processing, *, limit: int, stage: Stage
+) -> Replayed:
+    """Make a demonstration's tool calls in a new environment, within a rollout's limits.
+
+    Args:
+        row: with its prompt opened.
+        factory: makes the environment, and says how many rounds of calls there may be.
+        processing: counts tokens.
+        limit: most tokens of a rollout, those that tools answer included.
+        stage: which of TRL's datasets the row would stand in.
+    """
+    _, completion = demonstration_ids(processing, row)
+    turns = row.turns or ({"role": "assistant", "content": row.completion},)
+    spans, said = _spans(completion), rounds(turns)
+    whole = sum(end <= limit for _, end in spans)
+    acted = said[:whole][: factory.iterations]
+    environment = factory.begin(row, stage)
+    fate, why = _act(environment, factory.tools, acted)
+    kept = [part for message, answers in acted for part in (message, *answers)]
+    if len(acted) < whole:  # no more rounds are allowed, whatever it calls
+        kept.append(said[len(acted)][0])
+    elif whole < len(said):
+        kept = _cut(kept, completion, spans[whole][0], limit, tokenizer_of(processing))
+    return Replayed(
+        row=row,
+        fate=fate,
+        why=why,
+        environment=environment,
+        turns=tuple(kept),
+        length=len(completion),
+        truncated=whole < len(said),
+    )
+
+
+def _spans(completion: Sequence[int]) -> list[tuple[int, int]]:
+    """First token and end of everything that the model says."""
+    said = [False, *spoken(completion), False]
+    edges = [i - 1 for i in range(1, len(said)) if said[i] != said[i - 1]]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _cut(
+    kept: list[Message], completion: Sequence[int], start: int, limit: int, tokenizer: Any
+) -> list[Message]:
+    """What TRL keeps of a rollout that its limit ends: half a message, or no answers of tools."""
+    if start < limit:
+        text = tokenizer.decode(list(completion[start:limit]), skip_special_tokens=True)
+        return [*kept, {"role": "assistant", "content": text.strip()}]
+    while start > limit and kept and kept[-1]["role"] == "tool":
+        kept = kept[:-1]
+    return kept
+
+
+def _act(
+    environment: Any, tools: Sequence[str], acted: Sequence[tuple[Message, Sequence[Message]]]
+) -> tuple[Fate, str]:
+    """Make the calls in order, up to the first that answers otherwise than in D."""
+    for message, answers in acted:
+        for call, answer in zip(message.get("tool_calls", ()), answers, strict=True):
+            fate, why = _call(environment, tools, call["function"], answer["content"])
+            if fate != "replayed":
+                return fate, why
+    return "replayed", ""
+
+
+def _call(
+    environment: Any, tools: Sequence[str], function: dict[str, Any], recorded: str
+) -> tuple[Fate, str]:
+    """Call a tool as TRL does, to which an exception is an answer, too."""
+    name, arguments = function["name"], function["arguments"]
+    raised = False
+    try:
+        answer = str(_tool(environment, tools, name)(**arguments))
+    except Exception as error:
+        raised, answer = True, str({"error": str(error)})
+    if answer == recorded:
+        return "replayed", ""
+    told = f"{name}({arguments}) answered {answer!r}, in D {recorded!r}"
+    return "failed" if raised else "diverged", told
+
+
+def _tool(environment: Any, tools: Sequence[str], name: str) -> Any:
+    if name not in tools:
+        raise ValueError(f"Tool {name} not found.")
+    return getattr(environment, name)
+
+
+def score(
+    rows: Sequence[Row],
+    factory: Factory,
+    judge: Judge,
+    processing: Processing,
+    *,
+    limit: int,
+    split: Literal["seen", "heldout"],
+) -> tuple[list[dict[str, Any]], list[Replayed]]:
+    """Judge every demonstration as RL would judge a rollout that says the same.
+
+    Returns:
+        one record a demonstration, with the columns of a scores table, and the demonstrations
+        whose replay went another way than in D: those are unscorable.
+    """
+    stage: Stage = "eval" if split == "heldout" else "train"
+    seen: Counter[str] = Counter()
+    records, lost = [], []
+    for row in rows:
+        told = replay(row, factory, processing, limit=limit, stage=stage)
+        value = None
+        if told.fate == "replayed":
+            columns = judged_columns(row.reward_columns(), told.environment, told.turns)
+            judgement = judge([columns], [last_word(told.turns).strip()])[0]
+            value = judgement.value if judgement.parsed else None
+        else:
+            lost.append(told)
+        records.append(
+            {
+                "source": "dataset",
+                "unit": row.unit,
+                "return": value,
+                "seed": seen[row.unit],
+                "steps": told.length,
+                "truncated": told.truncated,
+                "unscorable": value is None,
+                "text": json.dumps(told.turns, ensure_ascii=False),
+                "prompt": row.text,
+                "split": split,
+                "decoding": None,
+            }
+        )
+        seen[row.unit] += 1
+    return records, lost
+
+
+def account(rows: int, lost: Sequence[Replayed]) -> dict[str, Any]:
+    """How many demonstrations went as in D when they were replayed, and the first few others."""
+    fates = Counter(one.fate for one in lost)
+    return {
+        "replayed": rows - len(lost),
+        "diverged": fates["diverged"],
+        "failed": fates["failed"],
+        "first": [{"unit": one.row.unit, "fate": one.fate, "why": one.why} for one in lost[:5]],
+    }
