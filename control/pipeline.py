@@ -16,15 +16,26 @@ from pathlib import Path
 
 import torch
 
-from control import data, start
+from control import data
 from control.diagnosis import named_plan
 from control.settings import ControlRecipe
 from control.stages import STAGES as _STAGES
 from control.work import Work, alone, sound
 from posttrain import recipe as recipes
 from posttrain.record import Record, fingerprint, locked
+from posttrain.start import Taken, take
 
 STAGES = tuple(_STAGES)
+TAKEN = Taken(
+    shared=("env", "dataset", "networks", "pretrain", "diagnose", "seed"),
+    stages=("data", "pretrain", "sample"),
+    files=(
+        "data/dataset.hdf5", "data/dataset.json", "sft_metrics.jsonl", "integrity.json",
+        "rollouts/pi0.hdf5", "scores.parquet", "alternatives.json",
+    ),
+    folders=("pi0",),
+)  # fmt: skip
+"""What a run takes over from another of the same setting."""
 
 
 def run(recipe: ControlRecipe, *, fresh: bool = False, stop_after: str | None = None) -> Path:
@@ -108,7 +119,8 @@ def _begin(work: Work, locks: ExitStack, *, fresh: bool) -> None:
     text = recipes.dump(work.recipe)
     work.record.begin(text, seed=work.recipe.seed, fresh=fresh, free=("output",))
     if work.recipe.start_from is not None:
-        start.take(work, Path(work.recipe.start_from))
+        plain = recipes.read(text)
+        take(work.record, plain, Path(work.recipe.start_from), TAKEN, mark=work.mark)
 
 
 def _run_stages(works: Sequence[Work], *, stop_after: str | None) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,48 +17,31 @@ from posttrain import progress, recipe, record
 from posttrain.intervention.capabilities import Capabilities
 from posttrain.intervention.plan import Plan, chain
 from posttrain.intervention.prescription import prescribe
-from posttrain.llm import honour, measure, model, offline, outcome, reward, rl, score, sft, training
-from posttrain.llm.data import Row, load_rows, row_from_dict, texts
-from posttrain.llm.sampling import transformers_generator, vllm_generator
+from posttrain.llm import finetune, honour, measure, model, outcome, reward, score, sft, training
+from posttrain.llm.data import Row, load_rows
 from posttrain.llm.settings import LlmRecipe
-from posttrain.llm.world import World, current
-from posttrain.outcome import write_evaluations
+from posttrain.llm.work import Run, generator
+from posttrain.llm.world import current
 from posttrain.record import Record
 from posttrain.regime import Diagnosis, Flag
 from posttrain.regime.scores import Scores, write_scores
+from posttrain.start import Taken, take
 from posttrain.terminal import describe
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
+TAKEN = Taken(
+    shared=("data", "reward", "model", "sft", "rollout", "deployment", "diagnose", "seed"),
+    stages=("data", "sft", "score", "sample"),
+    files=(
+        "data/train.jsonl", "data/heldout.jsonl", "data/demonstration_scores.jsonl",
+        "sft_metrics.jsonl", "integrity.json", "scores.parquet",
+    ),
+    folders=("sft",),
+)  # fmt: skip
+"""What a run takes over from another of the same setting."""
 STAGES = ("data", "sft", "score", "sample", "diagnose", "rl", "outcome")
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A recipe at work in its record's folder."""
-
-    recipe: LlmRecipe
-    record: Record
-    world: World
-    judge: reward.Judge
-
-    def rows(self) -> tuple[list[Row], list[Row]]:
-        """Training rows and held-out rows."""
-        return (
-            [row_from_dict(r) for r in record.read_jsonl(self.record.data / "train.jsonl")],
-            [row_from_dict(r) for r in record.read_jsonl(self.record.data / "heldout.jsonl")],
-        )
-
-    def load(self, path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """A model of this run."""
-        return model.load(path, dtype=self.recipe.model.dtype)
-
-    def base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The model before SFT."""
-        train, heldout = self.rows()
-        said = texts((*train, *heldout))
-        return model.load_base(self.recipe.model, texts=said, seed=self.recipe.seed)
 
 
 def run(settings: LlmRecipe, *, fresh: bool = False, stop_after: str | None = None) -> Path:
@@ -93,6 +75,10 @@ def _stages(work: Run, *, fresh: bool, stop_after: str | None) -> None:
         work.record.begin(text, seed=work.recipe.seed, fresh=fresh, free=("output",))
     world.wait()
     mark = record.fingerprint(text)
+    if world.main and work.recipe.start_from is not None:
+        source = Path(work.recipe.start_from)
+        take(work.record, recipe.read(text), source, TAKEN, mark=mark)
+    world.wait()
     for name in STAGES:
         if not world.broadcast(work.record.done(name, fingerprint=mark)):
             _STAGE[name](work)
@@ -172,7 +158,7 @@ def _sample(work: Run) -> None:
         _, tokenizer = work.load(work.record.sft)
         rollouts = measure.policy(
             work.recipe,
-            _generator(work, work.record.sft),
+            generator(work, work.record.sft),
             work.judge,
             heldout=heldout,
             seen=_to_clone(work, train, tokenizer),
@@ -182,13 +168,6 @@ def _sample(work: Run) -> None:
         )
     if work.world.main:
         write_scores(Scores.from_rows([*demonstrations, *rollouts]), work.record.scores_file)
-
-
-def _generator(work: Run, path: Path) -> Any:
-    policy, tokenizer = work.load(path)
-    if work.recipe.diagnose.backend == "vllm":
-        return vllm_generator(path, tokenizer)
-    return transformers_generator(policy, tokenizer)
 
 
 def _diagnose(work: Run) -> None:
@@ -240,56 +219,6 @@ def _plan_record(settings: LlmRecipe, diagnosis: Diagnosis) -> dict[str, Any]:
     }
 
 
-def _rl(work: Run) -> None:
-    settings = work.recipe.rl
-    if settings is None:
-        return
-    diagnosis = work.record.diagnosis()
-    stored = work.record.plan()
-    scores = work.record.scores()
-    if diagnosis is None or stored is None or scores is None:
-        raise ValueError(f"{work.record.path}: the diagnosis is missing")
-    curve = record.MetricsLog(work.record.path / "curve.jsonl")
-    job = rl.Job(
-        pi0=work.record.sft,
-        settings=settings,
-        plan=measure.plan_of(stored),
-        experience=_experience(work, scores, diagnosis),
-        judge=work.judge,
-        load=work.load,
-        base=work.base()[0].state_dict,
-        rollout=work.recipe.rollout,
-        lora=work.recipe.model.lora,
-        seed=work.recipe.seed,
-        folder=work.record.path / "checkpoints" / "rl",
-        metrics=work.record.metrics,
-        curve=curve,
-        world=work.world,
-    )
-    policy, tokenizer = _TRAIN[settings.algorithm](job)
-    if work.world.main:
-        with record.replacing_folder(work.record.rl) as folder:
-            model.save(policy, tokenizer, folder)
-        write_evaluations(curve, work.record.evaluations_file)
-
-
-def _experience(work: Run, scores: Scores, diagnosis: Diagnosis) -> rl.Experience:
-    """What the diagnosis measured, as fine-tuning needs it."""
-    train, heldout = work.rows()
-    _, tokenizer = work.load(work.record.sft)
-    return rl.Experience(
-        rows=train,
-        heldout=heldout,
-        pi0_rollouts=measure.rollouts_of_pi0(scores, {row.unit: row for row in heldout}, tokenizer),
-        prior=max(diagnosis.j_policy, diagnosis.j_dataset),
-        j_dataset=diagnosis.j_dataset,
-        alpha=diagnosis.alpha,
-        scale=diagnosis.scale,
-        policy_returns=measure.returns_by_unit(scores.where(source="policy", decoding="rollout")),
-        dataset_returns=measure.returns_by_unit(scores.where(source="dataset")),
-    )
-
-
 def _outcome(work: Run) -> None:
     """Measure the fine-tuned policy where pi_0 was measured."""
     if work.recipe.rl is None:
@@ -300,7 +229,7 @@ def _outcome(work: Run) -> None:
     _, heldout = work.rows()
     after = outcome.again(
         work.recipe,
-        _generator(work, work.record.rl),
+        generator(work, work.record.rl),
         work.judge,
         rows=heldout,
         before=before,
@@ -322,19 +251,12 @@ def _outcome(work: Run) -> None:
         )
 
 
-_TRAIN: dict[str, Callable[[rl.Job], tuple[Any, Any]]] = {
-    "grpo": rl.train,
-    "rloo": rl.train,
-    "dpo": offline.train,
-    "sft": offline.train,
-}
-
 _STAGE: dict[str, Callable[[Run], None]] = {
     "data": _data,
     "sft": _sft,
     "score": _score,
     "sample": _sample,
     "diagnose": _diagnose,
-    "rl": _rl,
+    "rl": finetune.finetune,
     "outcome": _outcome,
 }

@@ -321,7 +321,8 @@ class LlmRecipe:
 
     `interventions: prescribed` runs the diagnosis' first prescription; a list runs that plan.
     `environment` is where rollouts of several turns take place; null: one answer to each prompt.
-    `threads` is the number of CPU threads of a process; 0 leaves it to torch.
+    `start_from` is the folder of another run of the same setting, whose data, pi_0 and scores are
+    taken over. `threads` is the number of CPU threads of a process; 0 leaves it to torch.
     """
 
     kind: Literal["llm"]
@@ -337,6 +338,7 @@ class LlmRecipe:
     interventions: Literal["prescribed"] | tuple[Intervention, ...] = "prescribed"
     rl: RlSettings | None = field(default_factory=RlSettings)
     probe: ProbeSettings = field(default_factory=ProbeSettings)
+    start_from: str | None = None
     seed: int = 0
     output: str = "runs"
     threads: int = 0

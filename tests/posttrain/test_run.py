@@ -124,6 +124,54 @@ def test_a_run_killed_in_every_stage_ends_as_the_unbroken_one(written, whole, tm
     assert (folder / "report.html").exists()
 
 
+def test_a_rival_starts_from_the_same_pi0_and_scores(written, whole, tmp_path):
+    """Further SFT beside the plan: only what RL would have done is done again."""
+    from posttrain.run import run
+
+    rival = run(
+        written,
+        [f"output={tmp_path}", "name=rival", f"start_from={whole}", "interventions=[]",
+         "rl.algorithm=sft", "rl.interpolate=[0.0, 0.5, 1.0]", "data.heldout=20"],
+        stop_after="diagnose",
+    )  # fmt: skip
+    for name in ("sft/model.safetensors", "scores.parquet", "diagnosis.json"):
+        assert (rival / name).read_bytes() == (whole / name).read_bytes()
+    assert Record(rival).plan()["plan"]["interventions"] == []
+    with pytest.raises(ValueError, match="seed = 0, this recipe 1"):
+        run(written, [f"output={tmp_path}", "name=x", f"start_from={whole}", "seed=1"])
+
+
+def test_a_sweep_keeps_the_best_mixture_of_the_policy_with_pi0(written, tmp_path):
+    """Chosen on held-out prompts that neither the diagnosis nor the outcome uses."""
+    from safetensors.torch import load_file
+
+    from posttrain.run import run
+
+    few = ["diagnose.units=6", "diagnose.minimum=6", "diagnose.batch=6", "rl.steps=4",
+           "interventions=[]", "rl.algorithm=sft", f"output={tmp_path}"]  # fmt: skip
+    swept = run(written, [*few, "name=swept", "rl.interpolate=[0.0, 0.5, 1.0]"])
+    plain = run(written, [*few, "name=plain", f"start_from={swept}"])
+    chosen = json.loads((swept / "interpolation.json").read_text())
+    assert [row["share"] for row in chosen["tried"]] == [0.0, 0.5, 1.0]
+    best = max(chosen["tried"], key=lambda row: (row["return"], row["share"]))
+    assert chosen["share"] == best["share"]
+    weights = [load_file(folder / "rl" / "model.safetensors") for folder in (swept, plain)]
+    pi0 = load_file(swept / "sft" / "model.safetensors")
+    for name, value in weights[0].items():
+        mixed = best["share"] * weights[1][name] + (1 - best["share"]) * pi0[name]
+        assert (value - mixed).abs().max() < 1e-6, name
+    drawn = {row["unit"] for row in Record(swept).scores().where(split="heldout").rows()
+             if row["source"] == "policy"}  # fmt: skip
+    used = {json.loads(line)["unit"]
+            for part in (swept / "rollouts" / "interpolated").rglob("*.jsonl")
+            for line in part.read_text().splitlines()}  # fmt: skip
+    assert used
+    assert not used & drawn
+    with pytest.raises(ValueError, match=r"rl\.interpolate: .* 0 are left"):
+        run(written, [f"output={tmp_path}", "name=none", "rl.interpolate=[1.0]", "rl.steps=2",
+                      "rl.algorithm=sft", "interventions=[]"])  # fmt: skip
+
+
 def test_a_finished_run_does_nothing_again(written, whole):
     from posttrain.run import run
 
