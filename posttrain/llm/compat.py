@@ -7,9 +7,13 @@ release that changes it is refused with a sentence instead of training something
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from trl import GRPOTrainer, __version__
+from trl.trainer.utils import use_adapter
+
+__all__ = ["amend", "check", "micro_step", "push", "pushed", "roll", "use_adapter", "window_tokens"]
 
 _PARAMETERS = {
     "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
@@ -42,6 +46,32 @@ def check(trainer: type = GRPOTrainer) -> None:
 def push(trainer: Any, name: str, value: float) -> None:
     """Log a value with the trainer's own: averaged until the next log, sent to every tracker."""
     trainer._metrics["train"][name].append(value)  # noqa: SLF001
+
+
+def pushed(trainer: Any, name: str) -> list[float]:
+    """What has been logged under a name since the last log."""
+    return list(trainer._metrics["train"].get(name, ()))  # noqa: SLF001
+
+
+def amend(trainer: Any, name: str, by: float) -> None:
+    """Add to the value that was logged last under a name."""
+    trainer._metrics["train"][name][-1] += by  # noqa: SLF001
+
+
+def roll(trainer: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Roll out and score as in training, for the reward function to hear."""
+    trainer._generate_and_score_completions(list(rows))  # noqa: SLF001
+
+
+def window_tokens(trainer: Any, inputs: Any) -> Any:
+    """Completion tokens of an optimizer step of GRPO, over all processes and micro-batches.
+
+    TRL counts those of a batch of rollouts. One that serves several steps is dealt out to them as
+    TRL's own token mean does it, in equal parts.
+    """
+    tokens = inputs["num_items_in_batch"].clamp(min=1)
+    share = trainer.current_gradient_accumulation_steps / trainer.args.steps_per_generation
+    return tokens * share
 
 
 def micro_step(trainer: Any) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from posttrain.intervention.capabilities import LLM_LEARNERS, Capabilities
-from posttrain.intervention.plan import Plan
+from posttrain.intervention.plan import Plan, Replay
 from posttrain.intervention.ramp import ramp
 
 
@@ -25,13 +26,13 @@ def honour(plan: Plan, *, generations: int, lora: bool, algorithm: str = "grpo")
         PlanError: one sentence a field, with what it says and what can be done.
     """
     missing = list(learner(algorithm, lora=lora).unsupported(plan))
-    replay, reset = plan.replay, plan.reset
-    shown = 0.0 if replay is None else ramp(replay.share).peak
-    if shown * generations > generations - 1:
+    anchor, replay, reset = plan.anchor, plan.replay, plan.reset
+    if anchor is not None and (anchor.estimator, anchor.place) == ("k1", "loss"):
         missing.append(
-            f"replay.share: {shown:g} of a group of {generations} leaves no "
-            "rollout of the policy; lower it or raise rl.trainer.num_generations"
+            "anchor.estimator: k1 beside the loss has an expected gradient of 0, so it would "
+            "anchor nothing (arXiv 2506.09477); use k3 or k2, or anchor.place: reward"
         )
+    missing += [] if replay is None else _crowded(replay, generations)
     if reset is not None and reset.every == 0 and set(reset.parts) <= {"adapter", "optimizer"}:
         missing.append(
             f"reset.parts: {list(reset.parts)} are new at step 0 anyway, so the reset would do "
@@ -46,6 +47,42 @@ def honour(plan: Plan, *, generations: int, lora: bool, algorithm: str = "grpo")
             )
     if missing:
         raise PlanError("; ".join(missing))
+
+
+def _crowded(replay: Replay, generations: int) -> list[str]:
+    """Whole demonstrations and beginnings must leave room for a rollout of the policy."""
+    shares = {"replay.share": replay.share, "replay.prefix_share": replay.prefix_share}
+    taken = {
+        name: math.ceil(ramp(share).peak * generations - 1e-9) for name, share in shares.items()
+    }
+    if sum(taken.values()) < generations:
+        return []
+    said = " and ".join(f"{name} up to {count}" for name, count in taken.items() if count)
+    return [
+        f"{said} of a group of {generations} leave no rollout of the policy's own; lower them or "
+        "raise rl.trainer.num_generations"
+    ]
+
+
+def check_group(config: Any, replay: Replay) -> None:
+    """Refuse options of TRL under which a demonstration in a group would not be what it says.
+
+    Raises:
+        PlanError: with the option.
+    """
+    shown = max(ramp(replay.share).peak, ramp(replay.prefix_share).peak) > 0
+    begun = ramp(replay.prefix_share).peak > 0
+    if begun and config.use_vllm and config.vllm_mode == "server":
+        raise PlanError(
+            "rl.trainer.vllm_mode: a server samples all rollouts of a group from one prompt, so "
+            "none can start from a part of the demonstration (replay.prefix_share); use 'colocate'"
+        )
+    level = getattr(config, "importance_sampling_level", "token")
+    if shown and replay.token_weight != "none" and level != "token":
+        raise PlanError(
+            f"rl.trainer.importance_sampling_level: with {level!r} a group's tokens share one "
+            f"ratio, and replay.token_weight {replay.token_weight!r} needs one each; use 'token'"
+        )
 
 
 def check_replay(config: Any, rows: int, world: int) -> None:

@@ -38,6 +38,8 @@ class RolledSFTTrainer(Rolled, SFTTrainer):
 class PlanDPOTrainer(Rolled, KeepData, Anchored, DPOTrainer):
     """DPO (arXiv 2305.18290), whose `beta` is the anchor, with the demonstrations kept."""
 
+    native = ("exact", "loss")
+
     _step = 0
     """Micro-batches so far, which TRL's online trainers count and DPO does not."""
 

@@ -252,9 +252,9 @@ def test_no_steps_is_no_plan():
     ("learner", "intervention", "sentence"),
     [
         (Capabilities(learner="X"), Anchor(), "X has no anchor"),
-        (LLM_GRPO, Anchor(estimator="k2"), "GRPO cannot anchor with the estimator 'k2'"),
+        (LLM_GRPO, Anchor(estimator="exact"), "GRPO cannot anchor with the estimator 'exact'"),
         (LLM_GRPO, Anchor(term="bc"), "'bc'"),
-        (LLM_GRPO, Anchor(reference="synced", every=5), "'synced'"),
+        (CONTROL_SAC, Anchor(reference="synced", every=5), "'synced'"),
         (Capabilities(), Replay(weight=1.0), "imitation loss"),
         (Capabilities(), Replay(share=0.5), "mix data"),
         (CONTROL_SAC, Replay(weight=1.0, token_weight="dft"), "'dft'"),

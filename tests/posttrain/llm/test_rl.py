@@ -224,8 +224,8 @@ def test_a_reset_policy_is_still_anchored_to_pi0(tiny, sums, tmp_path):
     ("plan", "words"),
     [
         (Anchor(term="bc")(Plan()), "anchor by 'bc'"),
-        (Anchor(estimator="k1")(Plan()), "estimator 'k1'"),
-        (Anchor(reference="synced", every=10)(Plan()), "reference"),
+        (Anchor(estimator="k1")(Plan()), "anchor nothing .arXiv 2506.09477"),
+        (Anchor(estimator="exact")(Plan()), "estimator 'exact'"),
         (Replay(weight=1.0, gate="map")(Plan()), "gate"),
         (Replay(share=0.9)(Plan()), "replay.share"),
         (Reset(parts=("critic",))(Plan()), "cannot reset 'critic'"),
