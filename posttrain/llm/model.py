@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from posttrain.llm import tiny, tiny_vlm
+from posttrain.llm.adapted import base_of, is_adapter, merged
 from posttrain.llm.data import Message, Row
+from posttrain.llm.quantized import config_of
 from posttrain.llm.seen import is_processor, seen_prompt, sights, tokenizer_of, written
-from posttrain.llm.settings import ModelSettings
+from posttrain.llm.settings import ModelSettings, Quantization
 from posttrain.llm.turns import Turns, TurnsError, encode, spoken
 
 if TYPE_CHECKING:
@@ -46,7 +48,12 @@ def load_base(
             tokenizer, hidden=settings.hidden, layers=settings.layers, seed=seed
         )
         return model, tokenizer
-    return load(_resolve(settings.path), dtype=settings.dtype, revision=settings.revision)
+    return load(
+        _resolve(settings.path),
+        dtype=settings.dtype,
+        revision=settings.revision,
+        quantization=settings.quantization,
+    )
 
 
 def load_tokenizer(
@@ -58,7 +65,8 @@ def load_tokenizer(
     if settings.path == "tiny_vlm":
         return tokenizer_of(tiny_vlm.make_processor(texts))
     path = _resolve(settings.path)
-    return tokenizer_of(_processing(path, settings.revision, sees=sees(path, settings.revision)))
+    seeing = sees(base_of(path) if is_adapter(path) else path, settings.revision)
+    return tokenizer_of(_processing(path, settings.revision, sees=seeing))
 
 
 def _resolve(path: str) -> str:
@@ -70,23 +78,41 @@ def _resolve(path: str) -> str:
 
 
 def load(
-    path: str | Path, *, dtype: str = "float32", revision: str | None = None
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    revision: str | None = None,
+    quantization: Quantization | None = None,
 ) -> tuple[PreTrainedModel, Processing]:
     """A language model with its tokenizer, from a folder or the Hub (safetensors only).
+
+    A folder that holds an adapter is read with its base, and merged. What was quantised when it
+    was saved is so again.
 
     A model whose configuration says that it answers with text to pictures and text comes with its
     processor instead.
 
     Raises:
         ModelError: nothing there, no safetensors, no chat template, or no padding token.
+        AdapterError: an adapter without its base, or that does not fit it.
+        QuantizationError: bitsandbytes or a GPU is missing.
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+    if is_adapter(path):
+        if quantization is not None:
+            raise ModelError(
+                f"model.quantization: {str(path)!r} is an adapter, and is merged into its base in "
+                "full precision; leave quantization out, or name the base"
+            )
+        model = merged(path, lambda base: load(base, dtype=dtype)[0])
+        return model, _processing(str(path), None, sees=sees(base_of(path)))
+    quantized = {} if quantization is None else {"quantization_config": config_of(quantization)}
     seeing = sees(path, revision)
     maker: Any = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
     try:
         model = maker.from_pretrained(
-            str(path), dtype=dtype, revision=revision, use_safetensors=True
+            str(path), dtype=dtype, revision=revision, use_safetensors=True, **quantized
         )
     except (OSError, ValueError, KeyError) as error:
         raise _missing(path, error) from error

@@ -28,10 +28,27 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quantization:
+    """Base weights in 8 or 4 bits (QLoRA), on a CUDA GPU with bitsandbytes.
+
+    `type`, `double` and `compute` are bitsandbytes' for 4 bits: nf4 or fp4, constants quantised
+    again, and the precision of the arithmetic.
+    """
+
+    bits: Literal[4, 8] = 4
+    type: Literal["nf4", "fp4"] = "nf4"
+    double: bool = True
+    compute: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
     """Which model SFT starts from, or which checkpoint is pi_0 when `sft` is null.
 
     `path` is `tiny` (a small Llama made on the spot), `asset:NAME`, a local folder or a Hub name.
+    A folder that holds an adapter is merged into the base that it names. With `quantization`, pi_0
+    is the quantised base with SFT's adapter merged and quantised again: what is diagnosed is what
+    RL starts from.
     """
 
     path: str = "tiny"
@@ -40,6 +57,17 @@ class ModelSettings:
     hidden: int = 128
     layers: int = 2
     lora: Lora | None = None
+    quantization: Quantization | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            self.quantization is None or self.lora is not None,
+            "quantization: quantised weights cannot be trained; set lora as well",
+        )
+        _require(
+            self.quantization is None or not self.path.startswith("tiny"),
+            f"quantization: {self.path} is made on the spot in float32; name another path",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

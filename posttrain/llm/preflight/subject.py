@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from posttrain.llm import model
+from posttrain.llm.adapted import is_adapter
 from posttrain.llm.data import Row, texts
 from posttrain.llm.settings import LlmRecipe
 from posttrain.record import Record
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from posttrain.llm.seen import Processing
-
-ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,11 @@ class Start:
     processing: Processing
     path: str
     made: bool
-    adapter: bool
+
+    @property
+    def adapter(self) -> bool:
+        """Whether adapter layers lie inside the model, as transformers reads an adapter."""
+        return bool(getattr(self.model, "_hf_peft_config_loaded", False))
 
     @property
     def words(self) -> str:
@@ -56,22 +59,20 @@ def start_of(
         ModelError: it cannot be loaded.
     """
     dtype = recipe.model.dtype
-    if (record.sft / "config.json").exists() or (record.sft / ADAPTER).exists():
+    if (record.sft / "config.json").exists():
         policy, processing = model.load(record.sft, dtype=dtype)
-        adapter = (record.sft / ADAPTER).exists()
-        yield Start(policy, processing, str(record.sft), made=True, adapter=adapter)
+        yield Start(policy, processing, str(record.sft), made=True)
         return
     said = texts((*train, *heldout))
     policy, processing = model.load_base(recipe.model, texts=said, seed=recipe.seed)
     source = str(getattr(policy.config, "_name_or_path", ""))
-    adapter = bool(getattr(policy, "_hf_peft_config_loaded", False))
-    if source and not adapter and recipe.model.path not in {"tiny", "tiny_vlm"}:
-        yield Start(policy, processing, source, made=recipe.sft is None, adapter=False)
+    if source and not recipe.model.path.startswith("tiny") and not is_adapter(recipe.model.path):
+        yield Start(policy, processing, source, made=recipe.sft is None)
         return
     with TemporaryDirectory() as folder:
         model.save(policy, processing, Path(folder))
         policy, processing = model.load(folder, dtype=dtype)
-        yield Start(policy, processing, folder, made=recipe.sft is None, adapter=adapter)
+        yield Start(policy, processing, folder, made=recipe.sft is None)
 
 
 def rollouts_of(record: Record) -> list[dict[str, Any]]:
