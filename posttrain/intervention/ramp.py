@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 Shape: TypeAlias = Literal["linear", "cosine"]
@@ -61,6 +61,11 @@ class Ramp:
         done = (step - self.rise) / self.steps
         share = done if self.shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * done)
         return self.start + (self.final - self.start) * share
+
+    def times(self, factor: float) -> Ramp:
+        """The same course, `factor` times as strong."""
+        end = None if self.end is None else self.end * factor
+        return replace(self, start=self.start * factor, end=end)
 
     def total(self, steps: int) -> float:
         """Sum of the strength over the steps 0 .. steps - 1, in closed form.

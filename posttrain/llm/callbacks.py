@@ -5,7 +5,7 @@ All are functions of the step alone, so a resumed run does what the unbroken one
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -140,11 +140,28 @@ class Probe(TrainerCallback):
 
 
 class Recorder:
-    """Returns of the evaluation in progress, by unit."""
+    """Returns of the evaluation in progress, by unit; and of training rollouts if asked for."""
 
     def __init__(self) -> None:
         """Start empty."""
         self.found: list[tuple[str, float]] = []
+        self.rolled: list[tuple[str, float]] = []
+        self.own: Callable[[], Sequence[bool]] | None = None
+        """Says which rows of the training batch are the policy's own; None keeps none of them."""
+
+    def hear(self, units: Sequence[str], values: Sequence[float | None], *, training: bool) -> None:
+        """Keep what one call of the reward has scored; what it cannot judge is left out."""
+        scored = [(u, v) for u, v in zip(units, values, strict=True) if v is not None]
+        if not training:
+            self.found += scored
+        elif self.own is not None:
+            rows = zip(units, values, self.own(), strict=True)
+            self.rolled += [(u, v) for u, v, own in rows if own and v is not None]
+
+    def take_own(self) -> list[tuple[str, float]]:
+        """Hand over the training rollouts since the last time."""
+        rolled, self.rolled = self.rolled, []
+        return rolled
 
     def take(self) -> list[tuple[str, float]]:
         """Hand over what has been recorded, and start anew."""

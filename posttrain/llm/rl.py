@@ -13,11 +13,14 @@ from posttrain import progress
 from posttrain.intervention.plan import Plan, Reset
 from posttrain.intervention.ramp import ramp
 from posttrain.intervention.reset import apply_reset
-from posttrain.llm import anchored, callbacks, training
+from posttrain.llm import anchored, callbacks, monitor, training
 from posttrain.llm.data import Row
-from posttrain.llm.honour import PlanError, check_cycle, check_replay, honour
+from posttrain.llm.environment import Factory, judged_rows, last_word
+from posttrain.llm.gate import Map, map_of
+from posttrain.llm.honour import PlanError, check_cycle, check_group, check_replay, honour
 from posttrain.llm.keep import kept_of
 from posttrain.llm.model import batch_of, demonstration_ids, device, prompt_ids, token_logps
+from posttrain.llm.resume import go_on
 from posttrain.llm.reward import Judge
 from posttrain.llm.seen import pad_of, plain
 from posttrain.llm.settings import Decoding, Lora, RlSettings
@@ -25,7 +28,7 @@ from posttrain.llm.sft import peft_config
 from posttrain.llm.state import KeepState, Stateful, restore_state
 from posttrain.llm.trainer import TRAINERS, PlanGRPOTrainer, PlanRLOOTrainer
 from posttrain.llm.world import World
-from posttrain.record import MetricsLog
+from posttrain.record import MetricsLog, write_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,6 +49,8 @@ class Experience:
     """Returns of pi_0's rollouts under the RL sampler, by unit, wherever it was measured."""
     dataset_returns: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Returns of the demonstrations, by unit; unscorable ones are left out."""
+    success: float | None = None
+    """The return from which an episode is a success; None: the highest of the scale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +77,15 @@ class Job:
     metrics: MetricsLog
     curve: MetricsLog
     world: World
+    factory: Factory | None = None
+    """Makes the environments of the rollouts, where there are any."""
+    until: int | None = None
+    """Pause after this step, with a checkpoint to go on from; None: take all steps."""
+
+    @property
+    def last(self) -> int:
+        """The last step to take now."""
+        return self.settings.steps if self.until is None else min(self.until, self.settings.steps)
 
 
 def train(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -81,13 +95,13 @@ def train(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         PlanError: the plan has a field that cannot be honoured.
         WrongReferenceError: the reference that TRL built is not pi_0.
     """
-    resume = training.resume_point(job.folder, (job.metrics, job.curve), job.world)
+    logs = (job.metrics, job.curve, monitor.events(job))
+    resume = training.resume_point(job.folder, logs, job.world)
     config = _config(job, start=resume is None)
     _check(job, config)
     model, tokenizer = job.load(job.pi0)
-    ended = training.trained_to_the_end(
-        model, resume, job.settings.steps, lora=job.lora is not None
-    )
+    last = monitor.last_step(resume, job.last)
+    ended = training.trained_to_the_end(model, resume, last, lora=job.lora is not None)
     if ended is not None:
         return ended, tokenizer
     probe = probe_of(model, tokenizer, job.experience, job.settings.probe_units)
@@ -104,11 +118,12 @@ def train(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             callbacks.Probe(trainer, probe),
             curve_of(job, trainer, recorder),
             training.Keep(job.metrics, bar, ("reward", "regime/J", "regime/kl_to_pi0")),
+            training.EndAt(job.last),
             training.MarkComplete(),
         ):
             trainer.add_callback(callback)
         training.quiet(trainer)
-        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        go_on(trainer, resume)
     trained = trainer.accelerator.unwrap_model(trainer.model)
     return (trained if job.lora is None else trained.merge_and_unload()), tokenizer
 
@@ -121,7 +136,11 @@ def _check(job: Job, config: Any) -> None:
         generations=config.num_generations,
         lora=job.lora is not None,
         algorithm=job.settings.algorithm,
+        acting=job.factory is not None,
     )
+    monitor.check_monitor(job.settings.monitor, job.plan, job.settings.algorithm)
+    if replay is not None:
+        check_group(config, replay)
     if replay is not None and ramp(replay.weight).peak > 0:
         check_replay(config, job.settings.replay_rows, job.world.size)
     check_cycle(config)
@@ -142,6 +161,7 @@ def _trainer(
         train_dataset=prompts_of(given.rows, stage="train"),
         eval_dataset=prompts_of(given.heldout[: settings.eval_units], stage="eval"),
         processing_class=tokenizer,
+        **({} if job.factory is None else {"environment_factory": job.factory}),
         peft_config=None if job.lora is None else peft_config(job.lora),
         kept=kept_of(
             job.plan.replay, given.rows, tokenizer, batch=settings.replay_rows, seed=job.seed
@@ -151,7 +171,25 @@ def _trainer(
     )
     if not any(p.requires_grad for p in trainer.model.parameters()):
         raise PlanError("model: no parameter is trainable; RL would change nothing")
+    trainer.recorder = recorder
     return trainer
+
+
+def _map(job: Job) -> Map | None:
+    """The map that the plan's gate follows, written down as units.jsonl beside the metrics."""
+    given = job.experience
+    found = map_of(
+        job.plan.replay,
+        [row.unit for row in given.rows],
+        policy=given.policy_returns,
+        dataset=given.dataset_returns,
+        success=given.scale[1] if given.success is None else given.success,
+    )
+    if found is not None and job.world.main:
+        rows = [{"unit": unit, "action": what} for unit, what in found.actions.items()]
+        write_jsonl(job.metrics.path.with_name("units.jsonl"), rows)
+        progress.say(found.described())
+    return found
 
 
 def curve_of(job: Job, trainer: Any, recorder: callbacks.Recorder) -> callbacks.Curve:
@@ -182,7 +220,8 @@ def interventions(
 ) -> list[Any]:
     """The callbacks that a plan asks for, with what they remembered at a checkpoint."""
     plan = job.plan
-    found: list[Any] = anchored.callbacks_of(trainer)
+    found: list[Any] = [] if job.settings.monitor is None else [monitor.monitor_of(job, trainer)]
+    found += anchored.callbacks_of(trainer, resume)
     if plan.warmup is not None:
         found.append(callbacks.MomentWarmup(plan.warmup.steps))
     if plan.reset is not None and plan.reset.every:
@@ -217,6 +256,7 @@ def _config(job: Job, *, start: bool = True) -> Any:
             "num_generations_eval": settings.eval_samples,
             "save_steps": settings.save_every,
             "sync_ref_model": False,
+            **({} if job.factory is None else job.factory.limits()),
         },
     )
 
@@ -234,21 +274,16 @@ def reward_function(
     judge: Judge, recorder: callbacks.Recorder
 ) -> Callable[..., list[float | None]]:
     """The judge with TRL's signature; evaluations are recorded by unit."""
-    hidden = {"trainer_state", "log_extra", "log_metric", "environments"}
-
     def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
         names = [name for name in columns if name not in hidden]
         rows = [
             {"prompt": plain(prompt), **{name: columns[name][i] for name in names}}
             for i, prompt in enumerate(prompts)
         ]
-        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+        texts = [c if isinstance(c, str) else last_word(c) for c in completions]
         values = [j.value for j in judge(rows, [text.strip() for text in texts])]
-        recorder.found += [
-            (row["unit"], value)
-            for row, value in zip(rows, values, strict=True)
-            if row["stage"] == "eval" and value is not None
-        ]
+        training = bool(rows) and rows[0]["stage"] == "train"
+        recorder.hear([row["unit"] for row in rows], values, training=training)
         return values
 
     return reward

@@ -71,12 +71,18 @@ def restore_state(checkpoint: Path | None, parts: Sequence[Stateful]) -> None:
     """
     if checkpoint is None or not parts:
         return
-    file = checkpoint / FILE
-    stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    stored = read_state(checkpoint)
     for part in parts:
         if part.name not in stored:
             raise StateError(
-                f"{file}: holds no state of {part.name!r}, so the run cannot go on where it "
-                f"stopped; it holds {sorted(stored)}"
+                f"{checkpoint / FILE}: holds no state of {part.name!r}, so the run cannot go on "
+                f"where it stopped; it holds {sorted(stored)}"
             )
         part.restore(stored[part.name])
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What was remembered at a checkpoint, by part; nothing where no part had a memory."""
+    file = checkpoint / FILE
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found

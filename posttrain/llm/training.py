@@ -129,6 +129,25 @@ def trained_to_the_end(model: Any, checkpoint: Path | None, steps: int, *, lora:
     return type(model).from_pretrained(str(checkpoint), dtype=model.dtype)
 
 
+class EndAt(TrainerCallback):
+    """End or pause a run after a step, with a checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        """Count from the run's beginning."""
+        self.step = step
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Schedules go on as if the run did: they know its planned length."""
+        if state.global_step >= self.step:
+            control.should_training_stop = control.should_save = True
+
+
 class MarkComplete(TrainerCallback):
     """Say that a checkpoint is whole, as the last thing that is written into it."""
 
