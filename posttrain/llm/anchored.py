@@ -23,6 +23,7 @@ from posttrain.intervention.reference import (
 )
 from posttrain.llm import compat
 from posttrain.llm.dials import Dials
+from posttrain.llm.honour import PlanError
 from posttrain.llm.kl_term import (
     Heard,
     completion_logps,
