@@ -19,6 +19,8 @@ from posttrain.intervention.plan import Plan
 from posttrain.intervention.rules import ADVICE, TABLE, Advice, First, Rule
 
 if TYPE_CHECKING:
+    from posttrain.export.result import Export
+    from posttrain.export.says import Algorithm
     from posttrain.regime.diagnosis import Diagnosis
 
 __all__ = [
@@ -47,6 +49,16 @@ class Prescription:
     first: First = "run"
     """What to do before: `run` (nothing), `sft_more`, `measure_more`, `check_reward`, or
     `skip_rl`. The plan is what to run if that has been done or is out of reach."""
+
+    def export(self, framework: str, *, steps: int, algorithm: Algorithm | None = None) -> Export:
+        """Say the plan in the options of another framework, for `steps` of RL.
+
+        Raises:
+            ValueError: a framework or an algorithm that is not known.
+        """
+        from posttrain.export import export
+
+        return export(self.plan, framework, steps=steps, algorithm=algorithm)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
