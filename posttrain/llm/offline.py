@@ -6,16 +6,19 @@ demonstrations each, no RL. Both are evaluated as RL is, by rollouts on held-out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from posttrain import progress
 from posttrain.intervention.ramp import ramp
 from posttrain.llm import anchored, callbacks, rl, training
-from posttrain.llm.data import DataError, Row
+from posttrain.llm.data import Row
 from posttrain.llm.honour import PlanError, check_replay, learner
 from posttrain.llm.keep import kept_of
+from posttrain.llm.preferences import pairs
+from posttrain.llm.resume import go_on
+from posttrain.llm.resume import go_on
 from posttrain.llm.sampling import judge_completions, transformers_generator
 from posttrain.llm.sft import pairs_dataset, peft_config
 from posttrain.recipe import RecipeError
@@ -34,7 +37,7 @@ def train(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
     Raises:
         PlanError: the plan has a field that cannot be honoured.
-        DataError: DPO without rejected answers.
+        PreferenceError: DPO without rejected answers.
         WrongReferenceError: the reference that TRL built is not pi_0.
     """
     resume = training.resume_point(job.folder, (job.metrics, job.curve), job.world)
@@ -70,7 +73,7 @@ def train(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         ):
             trainer.add_callback(callback)
         training.quiet(trainer)
-        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        go_on(trainer, resume)
     trained = trainer.accelerator.unwrap_model(trainer.model)
     return (trained.merge_and_unload() if lora else trained), tokenizer
 
@@ -166,42 +169,18 @@ def _dpo_trainer(job: Job, config: Any, model: Any, tokenizer: Any) -> Any:
     from posttrain.llm.rolled import PlanDPOTrainer
 
     replay, given = job.plan.replay, job.experience
+    preferred = pairs(given.rows)
     return PlanDPOTrainer(
         model=model,
         args=config,
-        train_dataset=preferences(given.rows),
-        eval_dataset=preferences(given.heldout[:1]),
+        train_dataset=preferred,
+        eval_dataset=preferred.select([0]),
         processing_class=tokenizer,
         peft_config=None if job.lora is None else peft_config(job.lora),
         kept=kept_of(replay, given.rows, tokenizer, batch=job.settings.replay_rows, seed=job.seed),
         anchor=job.plan.anchor,
         wait=0 if job.plan.warmup is None else job.plan.warmup.steps,
     )
-
-
-def preferences(rows: Sequence[Row]) -> Any:
-    """Pairs for DPO: the demonstration is chosen, the column `rejected` is not.
-
-    Raises:
-        DataError: a row without it.
-    """
-    from datasets import Dataset
-
-    found = []
-    for row in rows:
-        if not isinstance(row.columns.get("rejected"), str):
-            raise DataError(
-                f"unit {row.unit}: rl.algorithm dpo needs a text in the column 'rejected', got "
-                f"{row.columns.get('rejected')!r}; the row has {sorted(row.columns)}"
-            )
-        answers = {"chosen": row.completion, "rejected": row.columns["rejected"]}
-        found.append(
-            {
-                "prompt": list(row.prompt),
-                **{k: [{"role": "assistant", "content": text}] for k, text in answers.items()},
-            }
-        )
-    return Dataset.from_list(found)
 
 
 def _measure(
