@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.llm import pictures
+from posttrain.llm.preferences import PreferenceError, as_demonstration
 from posttrain.llm.settings import DataSettings
 from posttrain.llm.turns import Message, TurnsError, divide, extras, words
 
@@ -214,6 +215,11 @@ def _parquet(file: Path) -> Iterable[Mapping[str, Any]]:
 
 
 def _row(record: Mapping[str, Any], settings: DataSettings, where: str, folder: Path) -> Row:
+    if "chosen" in record and "rejected" in record and "completion" not in settings.columns:
+        try:
+            record = as_demonstration(record)
+        except PreferenceError as error:
+            raise DataError(f"{where}: {error}") from error
     name = {c: settings.columns.get(c, c) for c in ("prompt", "completion", "answer", "unit")}
     name["images"] = settings.columns.get("images", "images" if "images" in record else "image")
     if "messages" in record and name["prompt"] not in record:

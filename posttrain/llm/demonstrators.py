@@ -40,7 +40,21 @@ _CORRUPTIONS: dict[str, Callable[[Row, np.random.Generator, Sequence[str]], str]
 
 
 def demonstrate(rows: list[Row], settings: DataSettings) -> list[Row]:
-    """Let every demonstrator answer every row, carelessly or not: its unit and number decide."""
+    """Let every demonstrator answer every row, carelessly or not: its unit and number decide.
+
+    With `settings.rejected` each row also gets a wrong answer in the column `rejected`.
+    """
+    rows = _answer(rows, settings)
+    if settings.rejected is None:
+        return rows
+    wrong, said = _CORRUPTIONS[settings.rejected], sorted({row.completion for row in rows})
+    return [
+        replace(row, columns={**row.columns, "rejected": wrong(row, _rng(settings, -1, row), said)})
+        for row in rows
+    ]
+
+
+def _answer(rows: list[Row], settings: DataSettings) -> list[Row]:
     corruption = settings.corruption
     if corruption is None:
         return rows * settings.demonstrators
@@ -51,9 +65,13 @@ def demonstrate(rows: list[Row], settings: DataSettings) -> list[Row]:
     result = []
     for number in range(settings.demonstrators):
         for row in rows:
-            name = f"{settings.seed}:{number}:{row.unit}"
-            digest = hashlib.sha256(name.encode()).digest()
-            rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+            rng = _rng(settings, number, row)
             careless = rng.random() < corruption.share
             result.append(replace(row, completion=wrong(row, rng, said)) if careless else row)
     return result
+
+
+def _rng(settings: DataSettings, number: int, row: Row) -> np.random.Generator:
+    name = f"{settings.seed}:{number}:{row.unit}"
+    digest = hashlib.sha256(name.encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big"))

@@ -95,6 +95,8 @@ class DataSettings:
     `heldout` units are set aside by a hash of the prompt, the same in every run, and are never
     trained on.
     With several `demonstrators`, each answers every prompt, and each is careless on its own.
+    `rejected` makes a wrong answer to every prompt, for DPO; files have theirs in the columns
+    `chosen` and `rejected`.
     """
 
     path: str
@@ -108,6 +110,7 @@ class DataSettings:
     seed: int = 1
     demonstrators: int = 1
     corruption: Corruption | None = None
+    rejected: Literal["no_carry", "flip", "shuffle"] | None = None
 
     def __post_init__(self) -> None:
         _require(self.heldout >= 2, f"heldout must be >= 2 units, got {self.heldout!r}")

@@ -9,8 +9,9 @@ import torch
 from posttrain.intervention.plan import Anchor, Plan, Replay, Reset, Warmup, chain
 from posttrain.intervention.ramp import Ramp
 from posttrain.llm import model, offline, reward, rl
-from posttrain.llm.data import DataError
 from posttrain.llm.honour import PlanError
+from posttrain.llm.preferences import PreferenceError, as_demonstration
+from posttrain.llm.preferences import pairs as pairs_of
 from posttrain.llm.settings import Decoding, Lora, RegexReward, RlSettings
 from posttrain.llm.world import World
 from posttrain.recipe import RecipeError
@@ -116,8 +117,8 @@ def test_an_empty_plan_is_plain_dpo_bit_for_bit(tiny, sums, tmp_path):
     policy, tokenizer = model.load(tiny)
     plain = DPOTrainer(
         model=policy, args=offline._dpo_config(given), processing_class=tokenizer,
-        train_dataset=offline.preferences(given.experience.rows),
-        eval_dataset=offline.preferences(given.experience.rows[:1]),
+        train_dataset=pairs_of(given.experience.rows),
+        eval_dataset=pairs_of(given.experience.rows).select([0]),
     )  # fmt: skip
     plain.train()
     assert same(ours, plain.model.state_dict())
@@ -155,7 +156,7 @@ def test_what_dpo_cannot_do_is_refused(tiny, sums, tmp_path, plan, words):
 
 
 def test_rows_without_a_rejected_answer_are_named(tiny, sums, tmp_path):
-    with pytest.raises(DataError, match="needs a text in the column 'rejected'"):
+    with pytest.raises(PreferenceError, match="needs a text in the column 'rejected'"):
         train(tiny, sums, tmp_path, algorithm="dpo", trainer=DPO, pairs=False)
 
 
@@ -179,3 +180,50 @@ def test_an_adapter_is_merged_in_the_end(tiny, sums, tmp_path):
     start = model.load(tiny)[0].state_dict()
     assert set(merged) == set(start)
     assert not same(merged, start)
+
+
+def test_preferences_are_read_in_the_forms_that_datasets_have():
+    user = {"role": "user", "content": "2 + 2?"}
+    good, bad = ({"role": "assistant", "content": text} for text in ("4", "5"))
+    wanted = {"prompt": [user], "completion": "4", "rejected": "5"}
+    assert as_demonstration({"chosen": [user, good], "rejected": [user, bad]}) == wanted
+    answers = {"prompt": [user], "chosen": [good], "rejected": [bad]}
+    assert as_demonstration(answers) == wanted
+    texts = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
+    assert as_demonstration(texts) == {"prompt": "2 + 2?", "completion": "4", "rejected": "5"}
+    with pytest.raises(PreferenceError, match="no message in common"):
+        as_demonstration({"chosen": [user, good], "rejected": [good, bad]})
+
+
+def test_pairs_of_equal_answers_prefer_nothing(sums):
+    rows = wrong(sums[0][:40])
+    even = [replace(row, columns={"rejected": row.completion}) for row in rows]
+    assert len(pairs_of([*rows, *even])) == sum(row.completion != "1" for row in rows)
+    with pytest.raises(PreferenceError, match="all of 40 pairs have equal answers"):
+        pairs_of(even)
+
+
+def test_a_file_of_preferences_is_cloned_from_what_was_chosen(tmp_path):
+    import json
+
+    from posttrain.llm.data import load_rows
+    from posttrain.llm.settings import DataSettings
+
+    file = tmp_path / "pairs.jsonl"
+    lines = [{"prompt": f"{n} + 1", "chosen": str(n + 1), "rejected": str(n)} for n in range(5)]
+    file.write_text("\n".join(json.dumps(line) for line in lines))
+    train, heldout = load_rows(DataSettings(path=str(file), heldout=2))
+    for row in (*train, *heldout):
+        assert int(row.completion) == int(row.columns["rejected"]) + 1
+
+
+def test_wrong_answers_are_made_for_dpo_on_request():
+    from posttrain.llm.data import load_rows
+    from posttrain.llm.settings import DataSettings
+    from tests.posttrain.llm.conftest import SUMS
+
+    settings = DataSettings(path="reasoning_gym:basic_arithmetic", options=SUMS, size=50,
+                            heldout=10, rejected="no_carry")  # fmt: skip
+    train, _ = load_rows(settings)
+    wrongs = [row for row in train if row.columns["rejected"] != row.completion]
+    assert 0.4 < len(wrongs) / len(train) < 0.95  # some sums carry nothing
