@@ -18,7 +18,6 @@ from posttrain.llm.honour import PlanError, check_replay, learner
 from posttrain.llm.keep import kept_of
 from posttrain.llm.preferences import pairs
 from posttrain.llm.resume import go_on
-from posttrain.llm.resume import go_on
 from posttrain.llm.sampling import judge_completions, transformers_generator
 from posttrain.llm.sft import pairs_dataset, peft_config
 from posttrain.recipe import RecipeError
