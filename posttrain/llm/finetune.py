@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from posttrain import progress, record
+from posttrain.intervention.actions import success_from
 from posttrain.llm import interpolation, measure, model, offline, rl
 from posttrain.llm.sampling import Generator, transformers_generator
 from posttrain.llm.work import Run
@@ -111,4 +112,5 @@ def experience_of(work: Run, scores: Scores, diagnosis: Diagnosis) -> rl.Experie
         scale=diagnosis.scale,
         policy_returns=measure.returns_by_unit(scores.where(source="policy", decoding="rollout")),
         dataset_returns=measure.returns_by_unit(scores.where(source="dataset")),
+        success=success_from(diagnosis.scale, continuous=diagnosis.recoverability is None),
     )

@@ -6,25 +6,50 @@ extends, and with nothing to keep each does what TRL's does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from posttrain.intervention.actions import kept_rows
 from posttrain.intervention.plan import Replay, TokenWeight
 from posttrain.intervention.ramp import Ramp, ramp
-from posttrain.intervention.replay import label_logp, mix_counts, replay_indices, weighted_nll
+from posttrain.intervention.replay import draw, label_logp, weighted_nll
 from posttrain.llm import compat
 from posttrain.llm.data import Row
+from posttrain.llm.dealt import GroupShare
+from posttrain.llm.dials import Dials
+from posttrain.llm.gate import Gate, Map
+from posttrain.llm.group import Grouped
 from posttrain.llm.model import batch_of, demonstration_ids
 from posttrain.llm.seen import pad_of
 from posttrain.llm.state import Stateful
+from posttrain.llm.turns import spoken
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from posttrain.llm.seen import Processing
 
 Pair = tuple[Sequence[int], Sequence[int]]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Which part of an optimizer step a micro-batch is.
+
+    `micro` counts from 0; `micros` make this step, which ends early where an epoch does;
+    `accumulation` make a full one. `rank` is one of `world` processes.
+    """
+
+    step: int
+    micro: int
+    micros: int
+    accumulation: int
+    rank: int
+    world: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,49 +57,39 @@ class ReplayLoss:
     """An SFT loss on D beside the RL loss, with its own normaliser.
 
     `rows` demonstrations are replayed at every optimizer step, over all processes and
-    micro-batches; `weight` multiplies their mean loss a token. `pairs` are token ids.
+    micro-batches; `weight` multiplies their mean loss a token. `pairs` are token ids, of which
+    the policy says `lengths` tokens itself; `units` are their prompts.
     """
 
     pairs: tuple[Pair, ...]
+    units: tuple[str, ...]
+    lengths: Rows
     rows: int
     weight: Ramp
     token_weight: TokenWeight
     pad: int
     seed: int
 
-    def rows_at(self, draw: int, *, rank: int, world: int, accumulation: int) -> list[Pair]:
-        """This process' demonstrations for one micro-batch."""
-        indices = replay_indices(
-            draw,
-            size=len(self.pairs),
-            batch=self.rows // (world * accumulation),
-            seed=self.seed,
-            rank=rank,
-            world=world,
-        )
-        return [self.pairs[i] for i in indices]
+    def kept(self, gate: Gate | None) -> Rows:
+        """The demonstrations that a gate keeps now; all without one."""
+        rows = range(len(self.pairs)) if gate is None else kept_rows(self.units, gate.actions)
+        return np.array(rows, dtype=np.int64)
 
-    def tokens_at(self, step: int, *, world: int, accumulation: int) -> int:
-        """Demonstration tokens of a whole optimizer step, on all processes."""
-        return sum(
-            len(completion)
-            for micro in range(accumulation)
-            for rank in range(world)
-            for _, completion in self.rows_at(
-                step * accumulation + micro, rank=rank, world=world, accumulation=accumulation
-            )
-        )
+    def rows_at(self, kept: Rows, at: Batch) -> Rows:
+        """The demonstrations of one micro-batch on one process.
 
+        They are consecutive draws of an endless stream over `kept`, dealt out to micro-batches and
+        processes: the rows of a step do not depend on how it is cut.
+        """
+        count = self.rows // (at.world * at.accumulation)
+        start = at.step * self.rows + (at.micro * at.world + at.rank) * count
+        return kept[draw(start, count, size=len(kept), seed=self.seed)]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupShare:
-    """Demonstrations that take the place of rollouts in their prompt's group (arXiv 2504.14945).
-
-    `completions` maps a unit to the token ids of its demonstration, with the end token.
-    """
-
-    share: Ramp
-    completions: Mapping[str, Sequence[int]]
+    def tokens_at(self, kept: Rows, at: Batch) -> int:
+        """Demonstration tokens of the whole optimizer step, on all processes."""
+        count = self.rows // at.accumulation * at.micros
+        taken = draw(at.step * self.rows, count, size=len(kept), seed=self.seed)
+        return int(self.lengths[kept[taken]].sum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,15 +98,17 @@ class Kept:
 
     replay: ReplayLoss | None = None
     group: GroupShare | None = None
+    gate: Gate | None = None
 
 
 def kept_of(
     replay: Replay | None,
     rows: Sequence[Row],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Processing,
     *,
     batch: int,
     seed: int,
+    found: Map | None = None,
 ) -> Kept:
     """Turn a plan's replay into token ids.
 
@@ -101,26 +118,33 @@ def kept_of(
         tokenizer: of the policy.
         batch: demonstrations a step (`rl.replay_rows`).
         seed: of the stream of demonstrations.
+        found: the map that the plan's gate follows (`map_of`).
     """
     if replay is None:
         return Kept()
     encoded = [(row.unit, *demonstration_ids(tokenizer, row)) for row in rows]
+    gate = None if found is None else Gate(found, live=replay.gate == "live")
     loss = group = None
     if ramp(replay.weight).peak > 0:
         loss = ReplayLoss(
             pairs=tuple((prompt, completion) for _, prompt, completion in encoded),
+            units=tuple(unit for unit, _, _ in encoded),
+            lengths=np.array([sum(spoken(said)) for _, _, said in encoded], dtype=np.int64),
             rows=batch,
             weight=ramp(replay.weight),
             token_weight=replay.token_weight,
             pad=pad_of(tokenizer),
             seed=seed,
         )
-    if ramp(replay.share).peak > 0:
+    if max(ramp(replay.share).peak, ramp(replay.prefix_share).peak) > 0:
         group = GroupShare(
             share=ramp(replay.share),
+            prefix_share=ramp(replay.prefix_share),
+            prefix=ramp(replay.prefix),
+            token_weight=replay.token_weight,
             completions={unit: completion for unit, _, completion in reversed(encoded)},
         )
-    return Kept(replay=loss, group=group)
+    return Kept(replay=loss, group=group, gate=gate)
 
 
 class KeepData:
@@ -130,7 +154,6 @@ class KeepData:
     model: Any
     args: Any
     accelerator: Any
-    num_generations: int
     loss_is_scaled_for_ga: bool
     current_gradient_accumulation_steps: int
 
@@ -138,13 +161,15 @@ class KeepData:
         """Take the trainer's arguments, and what to keep after `wait` warm-up steps."""
         super().__init__(*args, **kwargs)
         kept = Kept() if kept is None else kept
-        self.replay, self.group, self.wait = kept.replay, kept.group, wait
-        self._rows: list[dict[str, Any]] | None = None
-        self._injected: list[bool] = []
+        self.replay, self.gate, self.wait = kept.replay, kept.gate, wait
+        self.dials = Dials()
+        self._replaying: _Replaying | None = None
+        if isinstance(self, Grouped):
+            self.deal(kept.group, kept.gate)
 
     def memories(self) -> list[Stateful]:
         """What has to be remembered in a checkpoint."""
-        return []
+        return [self.gate] if self.gate is not None and self.gate.live else []
 
     def since_warmup(self) -> int:
         """Steps in which the policy could move: what a plan's ramps count."""
@@ -163,67 +188,79 @@ class KeepData:
         )
         if self.replay is None or not self.model.training:
             return loss
-        weight = self.replay.weight(self.since_warmup())
-        compat.push(self, "regime/replay_weight", weight)
-        if self.replay.weight.peak == 0:
+        weight = self.replay.weight(self.since_warmup()) * self.dials.replay
+        if weight == 0:
+            compat.push(self, "regime/replay_weight", 0.0)
             return loss
-        nll = self._replay_nll(model, self.replay)
-        compat.push(self, "replay/nll", float(self.accelerator.gather(nll.detach()).sum()))
+        nll = self._replay_nll(model, self.replay, weight)
         # The optimizer sees the mean over processes and, unless the loss is scaled already, over
         # micro-batches; the replay loss is a sum over both.
         accumulation = 1 if self.loss_is_scaled_for_ga else self.current_gradient_accumulation_steps
         return loss + weight * nll * self.accelerator.num_processes * accumulation
 
-    def _replay_nll(self, model: Any, replay: ReplayLoss) -> torch.Tensor:
+    def _replay_nll(self, model: Any, replay: ReplayLoss, weight: float) -> torch.Tensor:
         """This micro-batch' part of the step's mean loss a token, at temperature 1."""
-        world = {
-            "world": int(self.accelerator.num_processes),
-            "accumulation": int(self.args.gradient_accumulation_steps),
-        }
-        pairs = replay.rows_at(
-            compat.micro_step(self), rank=self.accelerator.process_index, **world
+        now = self._now(replay)
+        nll = torch.zeros((), device=self.accelerator.device)
+        if len(now.kept):
+            at = self._batch(now.micro)
+            pairs = [replay.pairs[i] for i in replay.rows_at(now.kept, at)]
+            logp, mask = self._label_logp(
+                model, batch_of(pairs, replay.pad, self.accelerator.device)
+            )
+            nll = weighted_nll(
+                logp, mask, token_weight=replay.token_weight, num_items=max(now.tokens, 1)
+            )
+        now.micro += 1
+        now.nll += float(nll.detach())
+        if now.micro == self.current_gradient_accumulation_steps:
+            whole = torch.tensor([now.nll], device=self.accelerator.device)
+            compat.push(self, "replay/nll", float(self.accelerator.gather(whole).sum()))
+            compat.push(self, "regime/replay_weight", weight)
+            compat.push(self, "regime/replay_rows", float(len(now.kept)))
+        return nll
+
+    def _now(self, replay: ReplayLoss) -> _Replaying:
+        """What this optimizer step replays: settled at its first micro-batch."""
+        step = int(self.state.global_step)
+        if self._replaying is None or self._replaying.step != step:
+            kept = replay.kept(self.gate)
+            tokens = replay.tokens_at(kept, self._batch(0)) if len(kept) else 0
+            self._replaying = _Replaying(step=step, kept=kept, tokens=tokens)
+        return self._replaying
+
+    def _batch(self, micro: int) -> Batch:
+        return Batch(
+            step=int(self.state.global_step),
+            micro=micro,
+            micros=int(self.current_gradient_accumulation_steps),
+            accumulation=int(self.args.gradient_accumulation_steps),
+            rank=int(self.accelerator.process_index),
+            world=int(self.accelerator.num_processes),
         )
-        batch = batch_of(pairs, replay.pad, self.accelerator.device)
+
+    def _label_logp(
+        self, model: Any, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities of the demonstrations' tokens at temperature 1.
+
+        The fused head of TRL's online trainers saves the logits, but divides them by the rollouts'
+        temperature.
+        """
         labels = batch.pop("labels")
-        logp, mask = label_logp(model(**batch).logits, labels)
-        tokens = replay.tokens_at(int(self.state.global_step), **world)
-        return weighted_nll(logp, mask, token_weight=replay.token_weight, num_items=tokens)
+        if getattr(self, "temperature", None) == 1:
+            with self.accelerator.autocast():
+                out = model(**batch, labels=labels, fused_lm_head=True)
+            return out.log_probs, labels[:, 1:] != -100
+        return label_logp(model(**batch).logits, labels)
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
-        self._rows = inputs if self.model.training and self.group is not None else None
-        self._injected = [False] * len(inputs)
-        try:
-            return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
-        finally:
-            self._rows = None
 
-    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        out = super()._generate_single_turn(prompt_ids, *args, **kwargs)  # type: ignore[misc]
-        if self._rows is None or self.group is None:
-            return out
-        ids, logps = out if isinstance(out, tuple) else (out, None)
-        count = mix_counts(self.num_generations, self.group.share, self.since_warmup())
-        first = self.accelerator.process_index * len(ids)
-        for i, row in enumerate(self._rows):
-            demonstration = self.group.completions.get(row["unit"])
-            place = (first + i) % self.num_generations
-            if demonstration is None or place < self.num_generations - count:
-                continue
-            ids[i], self._injected[i] = list(demonstration), True
-            if logps is not None:  # None: unknown to the sampler, so the importance ratio is 1
-                logps[i] = [None] * len(demonstration)
-        return (ids, logps) if isinstance(out, tuple) else ids
+@dataclass(slots=True, kw_only=True)
+class _Replaying:
+    """The replay of the optimizer step in progress."""
 
-    def _calculate_rewards(
-        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
-    ) -> torch.Tensor:
-        rewards: torch.Tensor = super()._calculate_rewards(  # type: ignore[misc]
-            inputs, prompts, completions, completion_ids_list
-        )
-        if self._rows is not None:
-            flags = torch.tensor(self._injected, device=rewards.device)
-            injected = self.accelerator.gather(flags)
-            own = rewards[~injected].nansum(dim=1)
-            compat.push(self, "regime/on_policy_reward", float(own.mean()))
-            compat.push(self, "regime/replay_share", float(injected.float().mean()))
-        return rewards
+    step: int
+    kept: Rows
+    tokens: int
+    micro: int = 0
+    nll: float = 0.0

@@ -153,18 +153,25 @@ def _trainer(
     tokenizer: PreTrainedTokenizerBase,
     recorder: callbacks.Recorder,
 ) -> PlanGRPOTrainer | PlanRLOOTrainer:
-    settings, given = job.settings, job.experience
+    settings, given, found = job.settings, job.experience, _map(job)
     trainer = TRAINERS[settings.algorithm](
         model=model,
         reward_funcs=reward_function(job.judge, recorder),
         args=config,
-        train_dataset=prompts_of(given.rows, stage="train"),
+        train_dataset=prompts_of(
+            given.rows if found is None else found.learnable(given.rows), stage="train"
+        ),
         eval_dataset=prompts_of(given.heldout[: settings.eval_units], stage="eval"),
         processing_class=tokenizer,
         **({} if job.factory is None else {"environment_factory": job.factory}),
         peft_config=None if job.lora is None else peft_config(job.lora),
         kept=kept_of(
-            job.plan.replay, given.rows, tokenizer, batch=settings.replay_rows, seed=job.seed
+            job.plan.replay,
+            given.rows,
+            tokenizer,
+            batch=settings.replay_rows,
+            seed=job.seed,
+            found=found,
         ),
         anchor=job.plan.anchor,
         wait=0 if job.plan.warmup is None else job.plan.warmup.steps,
