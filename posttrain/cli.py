@@ -172,29 +172,29 @@ def prescribe(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Length of RL, over which strengths change.")
     ] = None,
+    framework: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            help="Options of verl, openrlhf, ms-swift, trinity, nemo-rl, slime, open-instruct, "
+            "rlinf, lerobot or trl.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say which plans follow from a diagnosis, and why.
 
     Each comes with what would refute it and what to fall back on. The source may also be a
-    diagnosis.json.
+    diagnosis.json. For users of another framework: its options, and what it cannot do.
     """
-    from posttrain.inputs import learner_of, planned_steps, read_diagnosis, read_sides
-    from posttrain.intervention.prescription import prescribe
-    from posttrain.record import to_json
+    from posttrain.export.show import tell
+    from posttrain.inputs import read_diagnosis, read_sides
 
     stored = read_diagnosis(source) if source is not None else None
     if stored is None:
         sides = read_sides(source, policy=policy, dataset=dataset)
         stored = _diagnose(sides, sequential=False, **_settings(None))
-    plans = prescribe(stored, learner_of(source), steps=steps or planned_steps(source))
-    if json:
-        typer.echo(to_json([plan.to_dict() for plan in plans], indent=2))
-        return
-    from posttrain.terminal import prescription_list, show
-
-    typer.echo(stored.sentence)
-    show(prescription_list(plans))
+    tell(stored, source, steps=steps, framework=framework, json=json)
 
 
 @verb

@@ -118,3 +118,12 @@ def planned_steps(path: Path | None) -> int:
     recipe = Record(path).recipe() if path is not None and path.is_dir() else None
     rl = (recipe or {}).get("rl") or (recipe or {}).get("finetune") or {}
     return int(rl.get("steps", 100))
+
+
+def algorithm_of(path: Path | None) -> str | None:
+    """The RL algorithm in the recipe of a run's folder; None where there is none."""
+    recipe = (Record(path).recipe() if path is not None and path.is_dir() else None) or {}
+    if recipe.get("kind") == "control":
+        return "sac"
+    found = (recipe.get("rl") or {}).get("algorithm")
+    return None if found is None else str(found)

@@ -35,10 +35,10 @@ class Export:
 
     @property
     def text(self) -> str:
-        """The options in the framework's own form, with a line on where they come from."""
+        """The options in the framework's own form, under two lines on what they are for."""
         f = self.framework
-        head = f"# {f.title} {f.version} ({f.repository}, {f.source}): {f.command}"
-        return "\n".join([head, *lines(self.options, f.form)]) + "\n"
+        head = [f"# {f.title} {f.version}, {f.repository} at {f.source[:12]}", f"# {f.command}"]
+        return "\n".join([*head, *lines(self.options, f.form)]) + "\n"
 
     @property
     def sources(self) -> dict[str, str]:

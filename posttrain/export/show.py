@@ -1,4 +1,4 @@
-"""How does an export look in a terminal?"""
+"""How do prescriptions and their exports look in a terminal, and in JSON?"""
 
 from __future__ import annotations
 
@@ -11,8 +11,80 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from posttrain.export.result import Export
+    from posttrain.intervention.capabilities import Capabilities
     from posttrain.intervention.prescription import Prescription
+    from posttrain.regime.diagnosis import Diagnosis
+
+
+def tell(
+    diagnosis: Diagnosis,
+    source: Path | None,
+    *,
+    steps: int | None = None,
+    framework: str | None = None,
+    json: bool = False,
+) -> None:
+    """Print what follows from a diagnosis, in another framework's options where one is named.
+
+    Args:
+        diagnosis: of pi_0 against its dataset.
+        source: a run's folder, whose recipe names learner, algorithm and steps where not said.
+        steps: of RL.
+        framework: one of `posttrain.export.FRAMEWORKS`.
+        json: print the machine form and nothing else.
+
+    Raises:
+        ValueError: an unknown framework.
+    """
+    from posttrain.inputs import planned_steps
+    from posttrain.intervention.prescription import prescribe
+    from posttrain.terminal import prescription_list, show
+
+    length = steps or planned_steps(source)
+    plans = prescribe(diagnosis, _learner(source, framework), steps=length)
+    exports = [] if framework is None else _exports(plans, source, framework, length)
+    if json:
+        _print_json(plans, exports)
+        return
+    print(diagnosis.sentence)  # noqa: T201 - what the command is for
+    show(export_list(plans, exports) if exports else prescription_list(plans))
+
+
+def _learner(source: Path | None, framework: str | None) -> Capabilities:
+    """The run's own; an off-policy one where the framework knows nothing else."""
+    from posttrain.export.framework import frameworks
+    from posttrain.inputs import learner_of
+    from posttrain.intervention.capabilities import CONTROL_SAC
+
+    known = frameworks().get(framework or "")
+    if known is not None and known.algorithms == ("sac",):
+        return CONTROL_SAC
+    return learner_of(source)
+
+
+def _exports(
+    plans: Sequence[Prescription], source: Path | None, framework: str, steps: int
+) -> list[Export]:
+    from posttrain.export.export import export
+    from posttrain.export.framework import frameworks
+    from posttrain.inputs import algorithm_of
+
+    known = frameworks().get(framework)
+    asked = algorithm_of(source)
+    algorithm = next((a for a in known.algorithms if a == asked), None) if known else None
+    return [export(plan.plan, framework, steps=steps, algorithm=algorithm) for plan in plans]
+
+
+def _print_json(plans: Sequence[Prescription], exports: Sequence[Export]) -> None:
+    from posttrain.files import to_json
+
+    rows = [plan.to_dict() for plan in plans]
+    for row, export in zip(rows, exports, strict=False):
+        row["export"] = export.to_dict()
+    print(to_json(rows, indent=2))  # noqa: T201 - what the command is for
 
 
 def export_list(prescriptions: Sequence[Prescription], exports: Sequence[Export]) -> Group:
@@ -26,7 +98,7 @@ def _export(number: int, prescription: Prescription, export: Export) -> Panel:
 
     f = export.framework
     parts: list[Text | Table] = [Text(describe(prescription.plan), "dim"), Text()]
-    parts.append(Text(export.text.rstrip("\n"), no_wrap=True, overflow="fold"))
+    parts.append(Text(export.text.rstrip("\n"), overflow="fold"))
     if export.recipe:
         parts += [Text(), Text("# posttrain run, all of it", "dim"), Text(export.recipe.rstrip())]
     table = Table.grid(padding=(0, 2))
