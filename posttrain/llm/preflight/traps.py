@@ -17,6 +17,8 @@ from posttrain.recipe import RecipeError
 FULL, ADAPTER = 1e-4, 5e-6
 """Learning rates above which a pretrained model forgets, and below which an adapter stays."""
 ROLLED_OUT = ("grpo", "rloo")
+CLUSTER = ("deepspeed", "fsdp", "fsdp_config")
+"""Reading these as TRL does switches DeepSpeed or FSDP on, for the whole process."""
 
 
 def settings_checks(
@@ -73,7 +75,7 @@ def rl_config(recipe: LlmRecipe, rl: RlSettings, folder: Path, **sizes: Any) -> 
     return training.trainer_config(
         GRPOConfig if rl.algorithm == "grpo" else RLOOConfig,
         "rl.trainer",
-        rl.trainer,
+        _alone(rl.trainer),
         ours={
             "output_dir": str(folder),
             "seed": recipe.seed,
@@ -101,7 +103,7 @@ def _sft_config(recipe: LlmRecipe, folder: Path) -> Any:
     return training.trainer_config(
         SFTConfig,
         "sft.trainer",
-        recipe.sft.trainer,
+        _alone(recipe.sft.trainer),
         ours={
             "output_dir": str(folder),
             "seed": recipe.seed,
@@ -109,6 +111,10 @@ def _sft_config(recipe: LlmRecipe, folder: Path) -> Any:
             "eval_steps": 1,
         },
     )
+
+
+def _alone(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in trainer.items() if k not in CLUSTER}
 
 
 def _readable(section: str, read: Callable[[], Any]) -> tuple[Any, Finding]:
