@@ -212,10 +212,9 @@ class KeepData:
                 logp, mask, token_weight=replay.token_weight, num_items=max(now.tokens, 1)
             )
         now.micro += 1
-        now.nll += float(nll.detach())
+        now.nll = nll.detach() + now.nll
         if now.micro == self.current_gradient_accumulation_steps:
-            whole = torch.tensor([now.nll], device=self.accelerator.device)
-            compat.push(self, "replay/nll", float(self.accelerator.gather(whole).sum()))
+            compat.push(self, "replay/nll", float(self.accelerator.gather(now.nll).sum()))
             compat.push(self, "regime/replay_weight", weight)
             compat.push(self, "regime/replay_rows", float(len(now.kept)))
         return nll
@@ -263,4 +262,4 @@ class _Replaying:
     kept: Rows
     tokens: int
     micro: int = 0
-    nll: float = 0.0
+    nll: torch.Tensor | float = 0.0
