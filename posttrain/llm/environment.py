@@ -23,6 +23,9 @@ Stage: TypeAlias = Literal["train", "eval"]
 OBSERVED = "observation"
 """The column that holds what `reset` returned when the data was read."""
 
+TRLS_OWN = frozenset({"trainer_state", "log_extra", "log_metric", "environments"})
+"""What TRL hands to reward functions beside the columns of its dataset."""
+
 
 class EnvironmentError(ValueError):  # noqa: A001 - the builtin of that name is OSError's old one
     """An environment that cannot be used, and why."""
@@ -45,6 +48,10 @@ class Factory:
     def __call__(self) -> Any:
         """A new environment."""
         return self.made(**self.options)
+
+    def limits(self) -> dict[str, Any]:
+        """What the recipe decides of TRL's tool loop."""
+        return {"max_tool_calling_iterations": self.iterations}
 
     def opened(self, row: Row, stage: Stage) -> Row:
         """`row` as the policy meets it: with the observation in its prompt, and the tools.
@@ -72,6 +79,28 @@ class Factory:
         environment = self()
         environment.reset(**_given(row, stage))
         return environment
+
+
+def enter(
+    train: Sequence[Row], heldout: Sequence[Row], factory: Factory | None
+) -> tuple[list[Row], list[Row]]:
+    """Open every row; without an environment the rows stay as they are.
+
+    Raises:
+        EnvironmentError: a demonstration calls tools, and there is no environment.
+    """
+    if factory is not None:
+        return (
+            [factory.opened(row, "train") for row in train],
+            [factory.opened(row, "eval") for row in heldout],
+        )
+    acting = next((row.unit for row in (*train, *heldout) if row.turns), None)
+    if acting is not None:
+        raise EnvironmentError(
+            f"data.path: the demonstration of unit {acting!r} calls tools, and the recipe has no "
+            "environment that has them; set environment.path"
+        )
+    return list(train), list(heldout)
 
 
 def _given(row: Row, stage: Stage) -> dict[str, Any]:
@@ -176,6 +205,34 @@ def _as_read(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, "prompt": [*before, said]}
 
 
+def prepare(tokenizer: Any) -> None:
+    """Make sure that a tokenizer writes tool calls and reads them back, always in the same words.
+
+    Where TRL knows a template for training, it takes the place of one that writes earlier
+    messages differently once later ones follow, as in TRL's own RL.
+
+    Raises:
+        EnvironmentError: the chat template drops calls or answers, or nothing can parse them.
+    """
+    from trl import chat_template_utils as templates
+
+    if not templates.supports_tool_calling(tokenizer):
+        raise EnvironmentError(
+            "model.path: the chat template does not write tool calls and what tools answer; "
+            "choose a model whose template does"
+        )
+    if all(getattr(tokenizer, n, None) is None for n in ("response_template", "response_schema")):
+        try:
+            templates.add_response_schema(tokenizer)
+        except ValueError as error:
+            raise EnvironmentError(
+                f"model.path: nothing says how to read tool calls; set the tokenizer's "
+                f"response_template ({error})"
+            ) from error
+    if not templates.is_chat_template_prefix_preserving(tokenizer):
+        tokenizer.chat_template = templates.get_training_chat_template(tokenizer)
+
+
 def last_word(messages: Sequence[Message]) -> str:
     """What the policy says at the end; nothing where a limit ended the rollout at a tool."""
     last = messages[-1] if messages else {}
@@ -187,3 +244,18 @@ def judged_columns(
 ) -> dict[str, Any]:
     """What a reward may ask for after a rollout: the row, the environment, everything said."""
     return {**row, "environments": environment, "transcript": list(messages)}
+
+
+def judged_rows(
+    prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Sequence[Any]]
+) -> list[dict[str, Any]]:
+    """The rows of a batch, from what TRL hands to a reward function."""
+    names = [name for name in columns if name not in TRLS_OWN]
+    rows = [
+        {"prompt": prompt, **{name: columns[name][i] for name in names}}
+        for i, prompt in enumerate(prompts)
+    ]
+    if "environments" not in columns:
+        return rows
+    about = zip(rows, columns["environments"], completions, strict=True)
+    return [judged_columns(row, environment, said) for row, environment, said in about]

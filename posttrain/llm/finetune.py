@@ -59,6 +59,7 @@ def job_of(work: Run) -> rl.Job:
         base=work.base()[0].state_dict,
         rollout=work.recipe.rollout,
         lora=work.recipe.model.lora,
+        factory=work.factory(),
         seed=work.recipe.seed,
         folder=work.record.path / "checkpoints" / "rl",
         metrics=work.record.metrics,

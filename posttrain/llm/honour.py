@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from posttrain.intervention.capabilities import LLM_LEARNERS, Capabilities
@@ -14,18 +15,32 @@ class PlanError(ValueError):
     """A plan asks for something that the learner cannot do."""
 
 
-def learner(algorithm: str, *, lora: bool) -> Capabilities:
-    """What an algorithm of `rl.algorithm` honours."""
-    return LLM_LEARNERS[algorithm, lora]
+def learner(algorithm: str, *, lora: bool, acting: bool = False) -> Capabilities:
+    """What an algorithm of `rl.algorithm` honours, perhaps `acting` in an environment.
+
+    There a demonstration cannot stand in a group: TRL draws rollouts turn by turn.
+    """
+    able = LLM_LEARNERS[algorithm, lora]
+    if not acting:
+        return able
+    return replace(
+        able,
+        learner=f"{able.learner} in an environment",
+        replay_share=False,
+        prefixes=False,
+        gates=frozenset({"none"}),
+    )
 
 
-def honour(plan: Plan, *, generations: int, lora: bool, algorithm: str = "grpo") -> None:
+def honour(
+    plan: Plan, *, generations: int, lora: bool, algorithm: str = "grpo", acting: bool = False
+) -> None:
     """Refuse what online RL of a language model cannot do.
 
     Raises:
         PlanError: one sentence a field, with what it says and what can be done.
     """
-    missing = list(learner(algorithm, lora=lora).unsupported(plan))
+    missing = list(learner(algorithm, lora=lora, acting=acting).unsupported(plan))
     anchor, replay, reset = plan.anchor, plan.replay, plan.reset
     if anchor is not None and (anchor.estimator, anchor.place) == ("k1", "loss"):
         missing.append(

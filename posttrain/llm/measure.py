@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from posttrain import progress
 from posttrain.intervention.plan import Plan, plan_from_dict
 from posttrain.llm.data import Row
+from posttrain.llm.environment import last_word
 from posttrain.llm.model import demonstration_ids
 from posttrain.llm.reward import Judge
 from posttrain.llm.sampling import Generator, rollouts
@@ -202,17 +204,27 @@ def plan_of(stored: Mapping[str, Any]) -> Plan:
     return plan_from_dict(stored["plan"])
 
 
+def said_so(row: Row, text: str) -> Row:
+    """`row` with what a rollout said in place of its demonstration.
+
+    In an environment the text of a rollout is everything that was said, as JSON.
+    """
+    if not row.tools:
+        return replace(row, completion=text)
+    turns = tuple(json.loads(text))
+    return replace(row, completion=last_word(turns), turns=turns)
+
+
 def rollouts_of_pi0(
     scores: Scores, rows: Mapping[str, Row], tokenizer: PreTrainedTokenizerBase
-) -> list[tuple[Row, list[int]]]:
+) -> list[tuple[Row, Sequence[int]]]:
     """Finished held-out rollouts of pi_0 as token ids, the first of each unit."""
     mine = scores.where(source="policy", split="heldout").where(decoding="rollout").rows()
-    found: dict[str, tuple[Row, list[int]]] = {}
+    found: dict[str, tuple[Row, Sequence[int]]] = {}
     for rollout in mine:
         unit, text = rollout["unit"], rollout.get("text")
         if unit in rows and unit not in found and text is not None and not rollout["truncated"]:
-            said = replace(rows[unit], completion=text)
-            found[unit] = (rows[unit], demonstration_ids(tokenizer, said)[1])
+            found[unit] = (rows[unit], demonstration_ids(tokenizer, said_so(rows[unit], text))[1])
     if not found:
         raise ValueError(
             "no rollout of pi_0 ended before rollout.max_new_tokens, so there is nothing to "

@@ -17,7 +17,19 @@ from posttrain import progress, recipe, record
 from posttrain.intervention.capabilities import Capabilities
 from posttrain.intervention.plan import Plan, chain
 from posttrain.intervention.prescription import prescribe
-from posttrain.llm import finetune, honour, measure, model, outcome, reward, score, sft, training
+from posttrain.llm import (
+    environment,
+    finetune,
+    honour,
+    measure,
+    model,
+    outcome,
+    replayed,
+    reward,
+    score,
+    sft,
+    training,
+)
 from posttrain.llm.data import Row, load_rows
 from posttrain.llm.settings import LlmRecipe
 from posttrain.llm.work import Run, generator
@@ -92,6 +104,7 @@ def _stages(work: Run, *, fresh: bool, stop_after: str | None) -> None:
 
 def _data(work: Run) -> None:
     train, heldout = load_rows(work.recipe.data)
+    train, heldout = environment.enter(train, heldout, work.factory())
     if work.world.main:
         for name, rows in (("train", train), ("heldout", heldout)):
             record.write_jsonl(work.record.data / f"{name}.jsonl", [row.to_dict() for row in rows])
@@ -126,8 +139,15 @@ def _to_clone(work: Run, train: Sequence[Row], tokenizer: PreTrainedTokenizerBas
     recipe = work.recipe
     if recipe.sft is None:
         return list(train)
-    limit, best = recipe.rollout.max_new_tokens, recipe.diagnose.scale[1]
-    return sft.rows_to_clone(recipe.sft, train, work.judge, tokenizer, limit=limit, best=best)
+    return sft.rows_to_clone(
+        recipe.sft,
+        train,
+        work.judge,
+        tokenizer,
+        limit=recipe.rollout.max_new_tokens,
+        best=recipe.diagnose.scale[1],
+        factory=work.factory(),
+    )
 
 
 def _score(work: Run) -> None:
@@ -143,9 +163,12 @@ def _score(work: Run) -> None:
                 tokenizer,
                 limit=work.recipe.rollout.max_new_tokens,
                 split=split,
+                factory=work.factory(),
             )
         ]
         record.write_jsonl(work.record.data / "demonstration_scores.jsonl", records)
+        if work.recipe.environment is not None:
+            progress.say(replayed.account(records))
 
 
 def _sample(work: Run) -> None:
@@ -198,7 +221,9 @@ def _integrity_flags(integrity: Mapping[str, Any]) -> tuple[Flag, ...]:
 
 def _learner(settings: LlmRecipe) -> Capabilities:
     algorithm = "grpo" if settings.rl is None else settings.rl.algorithm
-    return honour.learner(algorithm, lora=settings.model.lora is not None)
+    return honour.learner(
+        algorithm, lora=settings.model.lora is not None, acting=settings.environment is not None
+    )
 
 
 def _plan_record(settings: LlmRecipe, diagnosis: Diagnosis) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -133,26 +133,25 @@ def score(
     processing: Processing,
     *,
     limit: int,
-    split: Literal["seen", "heldout"],
-) -> tuple[list[dict[str, Any]], list[Replayed]]:
+    split: str,
+) -> list[dict[str, Any]]:
     """Judge every demonstration as RL would judge a rollout that says the same.
 
     Returns:
-        one record a demonstration, with the columns of a scores table, and the demonstrations
-        whose replay went another way than in D: those are unscorable.
+        one record a demonstration, with the columns of a scores table. A demonstration whose
+        replay went another way than in D is unscorable, and its text says why.
     """
     stage: Stage = "eval" if split == "heldout" else "train"
     seen: Counter[str] = Counter()
-    records, lost = [], []
+    records = []
     for row in rows:
         told = replay(row, factory, processing, limit=limit, stage=stage)
-        value = None
+        value, text = None, f"{told.fate}: {told.why}"
         if told.fate == "replayed":
             columns = judged_columns(row.reward_columns(), told.environment, told.turns)
             judgement = judge([columns], [last_word(told.turns).strip()])[0]
             value = judgement.value if judgement.parsed else None
-        else:
-            lost.append(told)
+            text = json.dumps(told.turns, ensure_ascii=False)
         records.append(
             {
                 "source": "dataset",
@@ -162,22 +161,21 @@ def score(
                 "steps": told.length,
                 "truncated": told.truncated,
                 "unscorable": value is None,
-                "text": json.dumps(told.turns, ensure_ascii=False),
+                "text": text,
                 "prompt": row.text,
                 "split": split,
                 "decoding": None,
             }
         )
         seen[row.unit] += 1
-    return records, lost
+    return records
 
 
-def account(rows: int, lost: Sequence[Replayed]) -> dict[str, Any]:
-    """How many demonstrations went as in D when they were replayed, and the first few others."""
-    fates = Counter(one.fate for one in lost)
-    return {
-        "replayed": rows - len(lost),
-        "diverged": fates["diverged"],
-        "failed": fates["failed"],
-        "first": [{"unit": one.row.unit, "fate": one.fate, "why": one.why} for one in lost[:5]],
-    }
+def account(records: Sequence[Mapping[str, Any]]) -> str:
+    """Say how many demonstrations went as in D when they were replayed, and why others did not."""
+    fates = [str(record["text"]).partition(":")[0] for record in records]
+    lost = [r for r, fate in zip(records, fates, strict=True) if fate in ("diverged", "failed")]
+    counts = (f"{fates.count(fate)} {fate}" for fate in ("diverged", "failed"))
+    told = f"Demonstrations in the environment: {len(records) - len(lost)} replayed, "
+    told += ", ".join(counts)
+    return told + (f" (first: unit {lost[0]['unit']}, {lost[0]['text']})" if lost else "") + "."

@@ -40,7 +40,7 @@ class Experience:
 
     rows: Sequence[Row]
     heldout: Sequence[Row]
-    pi0_rollouts: Sequence[tuple[Row, list[int]]]
+    pi0_rollouts: Sequence[tuple[Row, Sequence[int]]]
     prior: float
     alpha: float
     scale: tuple[float, float]
@@ -281,12 +281,9 @@ def reward_function(
     judge: Judge, recorder: callbacks.Recorder
 ) -> Callable[..., list[float | None]]:
     """The judge with TRL's signature; evaluations are recorded by unit."""
+
     def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
-        names = [name for name in columns if name not in hidden]
-        rows = [
-            {"prompt": plain(prompt), **{name: columns[name][i] for name in names}}
-            for i, prompt in enumerate(prompts)
-        ]
+        rows = judged_rows([plain(prompt) for prompt in prompts], completions, columns)
         texts = [c if isinstance(c, str) else last_word(c) for c in completions]
         values = [j.value for j in judge(rows, [text.strip() for text in texts])]
         training = bool(rows) and rows[0]["stage"] == "train"
@@ -307,7 +304,7 @@ def probe_of(
     model = model.to(device()).eval()
     pad = pad_of(tokenizer)
     pairs = [
-        (prompt_ids(tokenizer, row.prompt, row.images), ids)
+        (prompt_ids(tokenizer, row.prompt, row.images, row.tools), ids)
         for row, ids in experience.pi0_rollouts[:units]
     ]
     rollouts = batch_of(pairs, pad, device())

@@ -18,7 +18,7 @@ from posttrain import record
 from posttrain.llm.data import Row
 from posttrain.llm.decode import decode, why_not
 from posttrain.llm.model import ModelError, device, end_ids, prompt_ids, trim_after_end
-from posttrain.llm.reward import Judge
+from posttrain.llm.reward import Judge, Judgement
 from posttrain.llm.seen import place_holders, sights, tokenizer_of
 from posttrain.llm.settings import Decoding
 from posttrain.llm.world import World
@@ -31,11 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One answer: its text, its tokens, and whether it ended before the limit."""
+    """One answer: its text, its tokens, and whether it ended before the limit.
+
+    `judgement` is there where the answer had to be judged at once: in an environment.
+    """
 
     text: str
     ids: list[int]
     finished: bool
+    judgement: Judgement | None = None
 
 
 class Generator(Protocol):
@@ -210,7 +214,7 @@ def judge_completions(
         one record a rollout, with the columns of a scores table.
     """
     flat = [(row, c) for row, group in zip(rows, completions, strict=True) for c in group]
-    judgements = judge(
+    judgements = [c.judgement for _, c in flat if c.judgement is not None] or judge(
         [{**row.reward_columns(), "completion_ids": c.ids} for row, c in flat],
         [c.text for _, c in flat],
     )

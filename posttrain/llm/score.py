@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain.llm import environment, replayed
 from posttrain.llm.data import Row, load_rows, texts
+from posttrain.llm.environment import Factory
 from posttrain.llm.model import load_tokenizer
 from posttrain.llm.reward import Judge, make_judge
 from posttrain.llm.seen import tokenizer_of
@@ -24,6 +26,7 @@ def score_demonstrations(
     *,
     limit: int,
     split: str,
+    factory: Factory | None = None,
 ) -> list[dict[str, Any]]:
     """Judge every demonstration as RL would judge a rollout: cut at its length limit.
 
@@ -36,10 +39,13 @@ def score_demonstrations(
         processing: a tokenizer that counts tokens, or the processor that holds it.
         limit: most tokens a rollout may have, its end token included.
         split: "seen" or "heldout".
+        factory: makes the environments in which demonstrations are replayed.
 
     Returns:
         one record a demonstration, with the columns of a scores table.
     """
+    if factory is not None:
+        return replayed.score(rows, factory, judge, processing, limit=limit, split=split)
     tokenizer = tokenizer_of(processing)
     kept, lengths, columns = [], [], []
     for row in rows:
@@ -79,12 +85,22 @@ def score_recipe(settings: LlmRecipe, out: Path | None) -> Path:
     """
     judge = make_judge(settings.reward, scale=settings.diagnose.scale)
     train, heldout = load_rows(settings.data)
-    tokenizer = load_tokenizer(settings.model, texts=texts((*train, *heldout)))
+    factory = None
+    if settings.environment is not None:
+        rewards = settings.reward.kind == "environment"
+        factory = environment.make_factory(settings.environment, rewards=rewards)
+    train, heldout = environment.enter(train, heldout, factory)
+    said = texts((*train, *heldout))
+    tokenizer = load_tokenizer(settings.model, texts=said, tools=factory is not None)
+    if factory is not None:
+        environment.prepare(tokenizer)
     limit = settings.rollout.max_new_tokens
     records = [
         row
         for split, rows in (("heldout", heldout), ("seen", train))
-        for row in score_demonstrations(rows, judge, tokenizer, limit=limit, split=split)
+        for row in score_demonstrations(
+            rows, judge, tokenizer, limit=limit, split=split, factory=factory
+        )
     ]
     path = out or Path(settings.output) / settings.name / "demonstrations.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -388,3 +388,22 @@ class LlmRecipe:
             self.environment is not None or self.reward.kind != "environment",
             "reward.kind is environment, but there is no environment; set environment.path",
         )
+        if self.environment is not None:
+            self._check_environment()
+
+    def _check_environment(self) -> None:
+        """Refuse what TRL's tool loop has no place for."""
+        algorithm = "grpo" if self.rl is None else self.rl.algorithm
+        _require(
+            algorithm == "grpo",
+            f"rl.algorithm is {algorithm}, which does not act in an environment; wanted grpo",
+        )
+        _require(
+            self.diagnose.backend == "transformers",
+            "diagnose.backend: rollouts in an environment are drawn with transformers, "
+            f"got {self.diagnose.backend}",
+        )
+        _require(
+            self.rl is None or not self.rl.interpolate,
+            "rl.interpolate: mixtures with pi_0 are not rolled out in an environment; leave it out",
+        )

@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING, Any
 from posttrain import progress
 from posttrain.llm import training
 from posttrain.llm.data import Row
-from posttrain.llm.model import check_sight
+from posttrain.llm.environment import Factory
+from posttrain.llm.model import check_sight, demonstration_ids
+from posttrain.llm.resume import go_on
 from posttrain.llm.reward import Judge
 from posttrain.llm.score import score_demonstrations
 from posttrain.llm.settings import Lora, SftSettings
+from posttrain.llm.turns import spoken
 from posttrain.llm.world import World
 from posttrain.record import MetricsLog
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from posttrain.llm.seen import Processing
 
 CHECKS = 10
 """Held-out losses taken during SFT."""
@@ -78,14 +83,14 @@ def train(
         trainer = SFTTrainer(
             model=model,
             args=config,
-            train_dataset=pairs_dataset(rows),
-            eval_dataset=pairs_dataset(heldout[: settings.check_rows]),
+            train_dataset=pairs_dataset(rows, tokenizer),
+            eval_dataset=pairs_dataset(heldout[: settings.check_rows], tokenizer),
             processing_class=tokenizer,
             peft_config=None if lora is None else peft_config(lora),
             callbacks=[training.Keep(log, bar, ("loss", "eval_loss")), training.MarkComplete()],
         )
         training.quiet(trainer)
-        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        go_on(trainer, resume)
     trained = trainer.accelerator.unwrap_model(trainer.model)
     return (trained if lora is None else trained.merge_and_unload()), _losses(log)
 
@@ -103,6 +108,7 @@ def rows_to_clone(
     *,
     limit: int,
     best: float,
+    factory: Factory | None = None,
 ) -> list[Row]:
     """The demonstrations that SFT sees: all, the first few, or those with the best return.
 
@@ -113,13 +119,16 @@ def rows_to_clone(
         tokenizer: counts tokens.
         limit: most tokens a rollout may have.
         best: the highest return.
+        factory: makes the environments in which demonstrations are replayed.
 
     Raises:
         ValueError: none is left.
     """
     kept = list(rows)
     if settings.only_correct:
-        scored = score_demonstrations(rows, judge, tokenizer, limit=limit, split="seen")
+        scored = score_demonstrations(
+            rows, judge, tokenizer, limit=limit, split="seen", factory=factory
+        )
         kept = [row for row, s in zip(rows, scored, strict=True) if s["return"] == best]
         if not kept:
             raise ValueError(f"sft.only_correct: no demonstration has the return {best:g}")
@@ -139,10 +148,28 @@ def peft_config(lora: Lora) -> Any:
     )
 
 
-def pairs_dataset(rows: Sequence[Row]) -> Any:
-    """Prompts and completions, as TRL's SFT takes them."""
+def pairs_dataset(rows: Sequence[Row], tokenizer: Processing | None = None) -> Any:
+    """Prompts and completions, as TRL's SFT takes them.
+
+    Demonstrations in an environment come as token ids with labels, those of a rollout that says
+    the same: only what the model says is learned.
+    """
     from datasets import Dataset
 
+    if any(row.tools or row.turns for row in rows):
+        if tokenizer is None:
+            raise ValueError("demonstrations that call tools need a tokenizer")
+        pairs = [demonstration_ids(tokenizer, row) for row in rows]
+        return Dataset.from_list(
+            [
+                {
+                    "input_ids": [*prompt, *said],
+                    "labels": [-100] * len(prompt)
+                    + [i if own else -100 for i, own in zip(said, spoken(said), strict=True)],
+                }
+                for prompt, said in pairs
+            ]
+        )
     return Dataset.from_list(
         [
             {

@@ -78,6 +78,7 @@ def silence() -> None:
     logging.set_verbosity_error()
     # TRL asks models by the older name; nothing that a user could change.
     warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated")
+    warnings.filterwarnings("ignore", message="You are using 'environment_factory'")
 
 
 def quiet(trainer: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posttrain import record
-from posttrain.llm import model, reward
+from posttrain.llm import environment, model, reward
 from posttrain.llm.data import Row, row_from_dict, texts
 from posttrain.llm.sampling import Generator, transformers_generator, vllm_generator
 from posttrain.llm.settings import LlmRecipe
@@ -34,19 +34,48 @@ class Run:
             [row_from_dict(r) for r in record.read_jsonl(self.record.data / "heldout.jsonl")],
         )
 
+    def factory(self) -> environment.Factory | None:
+        """What makes the environments that the policy acts in, where the recipe names one."""
+        if self.recipe.environment is None:
+            return None
+        rewards = self.recipe.reward.kind == "environment"
+        return environment.make_factory(self.recipe.environment, rewards=rewards)
+
     def load(self, path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """A model of this run."""
-        return model.load(path, dtype=self.recipe.model.dtype)
+        policy, tokenizer = model.load(path, dtype=self.recipe.model.dtype)
+        if self.recipe.environment is not None:
+            environment.prepare(tokenizer)
+        return policy, tokenizer
 
     def base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model before SFT."""
         train, heldout = self.rows()
-        said = texts((*train, *heldout))
-        return model.load_base(self.recipe.model, texts=said, seed=self.recipe.seed)
+        tools = self.recipe.environment is not None
+        policy, tokenizer = model.load_base(
+            self.recipe.model, texts=texts((*train, *heldout)), seed=self.recipe.seed, tools=tools
+        )
+        if tools:
+            environment.prepare(tokenizer)
+        return policy, tokenizer
 
 
 def generator(work: Run, path: Path) -> Generator:
     """What draws completions of the model at `path`, by the recipe's backend."""
+    factory = work.factory()
+    if factory is not None:
+        from posttrain.llm.rollouts_in_environment import Acting, environment_generator
+
+        return environment_generator(
+            Acting(
+                load=lambda: work.load(path),
+                factory=factory,
+                judge=work.judge,
+                given={} if work.recipe.rl is None else work.recipe.rl.trainer,
+                folder=work.record.path / "checkpoints" / "rollouts",
+                world=work.world,
+            )
+        )
     policy, tokenizer = work.load(path)
     if work.recipe.diagnose.backend == "vllm":
         return vllm_generator(path, tokenizer)
