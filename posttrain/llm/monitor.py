@@ -123,6 +123,8 @@ class Monitor(TrainerCallback):
         answer, factor = ANSWERS[kind], self.settings.factor
         if answer not in self.settings.adapt:
             return f"nothing done, since rl.monitor.adapt does not name {answer!r}"
+        if kind == "silent" and getattr(self.trainer, "replay", None) is not None:
+            return "nothing done, since replay still teaches"
         if answer == "release":
             self.dials.replay /= factor
             return f"replay is now {self.dials.replay:g} of the plan's"
@@ -210,7 +212,11 @@ def monitor_of(job: Job, trainer: Any) -> Monitor:
     low, high = given.scale
 
     def unit_scale(returns: Mapping[str, Sequence[float]]) -> dict[str, float]:
-        return {u: (float(np.mean(v)) - low) / (high - low) for u, v in returns.items() if v}
+        return {
+            unit: (float(np.mean(values)) - low) / (high - low)
+            for unit, values in returns.items()
+            if values
+        }
 
     data = unit_scale(given.dataset_returns)
     own = {row.unit for row in given.rows}

@@ -20,6 +20,7 @@ from posttrain.llm.gate import Map, map_of
 from posttrain.llm.honour import PlanError, check_cycle, check_group, check_replay, honour
 from posttrain.llm.keep import kept_of
 from posttrain.llm.model import batch_of, demonstration_ids, device, prompt_ids, token_logps
+from posttrain.llm.order import GoOnInOrder
 from posttrain.llm.resume import go_on
 from posttrain.llm.reward import Judge
 from posttrain.llm.seen import pad_of, plain
@@ -119,6 +120,7 @@ def train(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             curve_of(job, trainer, recorder),
             training.Keep(job.metrics, bar, ("reward", "regime/J", "regime/kl_to_pi0")),
             training.EndAt(job.last),
+            GoOnInOrder(trainer),
             training.MarkComplete(),
         ):
             trainer.add_callback(callback)

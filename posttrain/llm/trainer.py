@@ -14,13 +14,14 @@ from trl import GRPOTrainer, RLOOTrainer
 from posttrain.llm.anchored import Anchored
 from posttrain.llm.group import Grouped
 from posttrain.llm.keep import KeepData
+from posttrain.llm.order import Ordered
 
 
-class PlanGRPOTrainer(KeepData, Anchored, Grouped, GRPOTrainer):
+class PlanGRPOTrainer(KeepData, Anchored, Grouped, Ordered, GRPOTrainer):
     """GRPO (arXiv 2402.03300) that can keep the data and anchor to pi_0."""
 
 
-class PlanRLOOTrainer(KeepData, Anchored, Grouped, RLOOTrainer):
+class PlanRLOOTrainer(KeepData, Anchored, Grouped, Ordered, RLOOTrainer):
     """RLOO (arXiv 2402.14740) that can keep the data and anchor to pi_0."""
 
     native = ("k1", "reward")
