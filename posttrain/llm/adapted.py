@@ -67,4 +67,5 @@ def merged(path: str | Path, load: Callable[[str], Any]) -> PreTrainedModel:
     except (RuntimeError, ValueError, TypeError) as error:
         first = str(error).strip().splitlines()[0]
         raise AdapterError(f"{path}: does not fit its base {base_of(path)!r}: {first}") from error
-    return adapted.merge_and_unload()  # type: ignore[no-any-return]
+    # peft froze the base, and a trainer would take that for the wish to train nothing.
+    return adapted.merge_and_unload().requires_grad_(True)
