@@ -18,6 +18,7 @@ from posttrain.llm.score import score_demonstrations
 from posttrain.llm.settings import Lora, SftSettings
 from posttrain.llm.turns import spoken
 from posttrain.llm.world import World
+from posttrain.recipe import RecipeError
 from posttrain.record import MetricsLog
 
 if TYPE_CHECKING:
@@ -80,15 +81,18 @@ def train(
     if world.main:
         log.truncate_after(training.step_of(resume))
     with progress.bar("SFT on D", steps, speak=world.main) as bar:
-        trainer = SFTTrainer(
-            model=model,
-            args=config,
-            train_dataset=pairs_dataset(rows, tokenizer),
-            eval_dataset=pairs_dataset(heldout[: settings.check_rows], tokenizer),
-            processing_class=tokenizer,
-            peft_config=None if lora is None else peft_config(lora),
-            callbacks=[training.Keep(log, bar, ("loss", "eval_loss")), training.MarkComplete()],
-        )
+        try:
+            trainer = SFTTrainer(
+                model=model,
+                args=config,
+                train_dataset=pairs_dataset(rows, tokenizer),
+                eval_dataset=pairs_dataset(heldout[: settings.check_rows], tokenizer),
+                processing_class=tokenizer,
+                peft_config=None if lora is None else peft_config(lora),
+                callbacks=[training.Keep(log, bar, ("loss", "eval_loss")), training.MarkComplete()],
+            )
+        except ValueError as error:  # TRL refuses a combination of its fields in its constructor
+            raise RecipeError(f"sft.trainer: {error}") from error
         training.quiet(trainer)
         go_on(trainer, resume)
     trained = trainer.accelerator.unwrap_model(trainer.model)
@@ -186,6 +190,11 @@ def _steps(settings: SftSettings, rows: int, world: int) -> int:
     given = settings.trainer
     if given.get("max_steps", -1) > 0:
         return int(given["max_steps"])
+    if given.get("packing"):
+        raise RecipeError(
+            "sft.trainer.packing: how many steps an epoch of packed rows takes is known only once "
+            "they are packed; set sft.trainer.max_steps"
+        )
     batch = (
         given.get("per_device_train_batch_size", 8)
         * given.get("gradient_accumulation_steps", 1)

@@ -75,7 +75,7 @@ def taught(
         given,
         ours={"output_dir": str(folder), "max_steps": 1, "save_steps": 1},
     )
-    dataset = pairs_dataset(rows).add_column("row", list(range(len(rows))))
+    dataset = pairs_dataset(rows, processing).add_column("row", list(range(len(rows))))
     sft = SFTTrainer(model=model, args=config, train_dataset=dataset, processing_class=processing)
     kept = [dict(row) for row in sft.train_dataset]
     if not kept:
