@@ -132,13 +132,14 @@ def _prescription(number: int, prescription: Prescription) -> Panel:
     if p.first != "run":
         grid.add_row("before", p.first.replace("_", " "))
     for label, text in (
-        ("plan", describe(p.plan)),
+        ("plan", describe(p.plan) if p.trains == "rl" else "no RL: further SFT on D"),
         ("reason", p.reason),
         ("refuted by", p.refuted_by),
         ("fallback", f"{describe(p.fallback)}\n{p.fallback_reason}"),
     ):
         grid.add_row(label, Text(text))
-    title = f"{number}. {p.plan.family}" + (" (to run)" if number == 1 else "")
+    family = p.plan.family if p.trains == "rl" else "supervised"
+    title = f"{number}. {family}" + (" (to run)" if number == 1 else "")
     return Panel(grid, title=title, title_align="left", width=100)
 
 

@@ -54,6 +54,8 @@ class Capabilities:
     reset: frozenset[Part] = frozenset()
     reset_during: bool = False
     """Whether resets can be repeated during RL, not only made before it."""
+    clones: bool = False
+    """Whether further cloning of the dataset can be run in place of RL."""
     critic: bool = False
     """Learns off-policy from dataset transitions through a critic."""
 
@@ -123,6 +125,7 @@ class Capabilities:
 
 LLM_GRPO = Capabilities(
     learner="GRPO",
+    clones=True,
     anchor=True,
     estimators=("k3", "k2", "k1"),
     places=frozenset({"loss", "reward"}),
@@ -154,6 +157,7 @@ LLM_RLOO_LORA = replace(
 
 LLM_DPO = Capabilities(
     learner="DPO",
+    clones=True,
     anchor=True,
     estimators=("exact",),
     replay_weight=True,
@@ -167,7 +171,7 @@ LLM_DPO = Capabilities(
 LLM_DPO_LORA = replace(LLM_DPO, learner="DPO on a LoRA adapter", reset=LLM_GRPO_LORA.reset)
 """The same with a LoRA adapter."""
 
-LLM_SFT = Capabilities(learner="further SFT")
+LLM_SFT = Capabilities(learner="further SFT", clones=True)
 """No RL: D is cloned further. The rival of every plan that keeps D, so it takes no plan."""
 
 LLM_LEARNERS: dict[tuple[str, bool], Capabilities] = {

@@ -28,6 +28,7 @@ def _no_success(d: Diagnosis, _: Capabilities) -> bool:
 
 CONDITIONS: dict[str, Callable[[Diagnosis, Capabilities], bool]] = {
     "critic": lambda _, learner: learner.critic,
+    "can clone": lambda _, learner: learner.clones,
     "no critic": lambda _, learner: not learner.critic,
     "sft not converged": lambda d, _: flagged(d, "sft_not_converged"),
     "near zero": lambda d, _: flagged(d, "both_near_zero"),

@@ -16,7 +16,7 @@ from posttrain.intervention.capabilities import (
 )
 from posttrain.intervention.conditions import CONDITIONS
 from posttrain.intervention.plan import Plan
-from posttrain.intervention.rules import ADVICE, TABLE, Advice, First, Rule
+from posttrain.intervention.rules import ADVICE, TABLE, Advice, First, Rule, Trains
 
 if TYPE_CHECKING:
     from posttrain.export.result import Export
@@ -46,6 +46,8 @@ class Prescription:
     """The result that would show the reason to be wrong."""
     fallback: Plan
     fallback_reason: str
+    trains: Trains = "rl"
+    """What runs under the plan: RL, or further cloning of the dataset in its place (`sft`)."""
     first: First = "run"
     """What to do before: `run` (nothing), `sft_more`, `measure_more`, `check_reward`, or
     `skip_rl`. The plan is what to run if that has been done or is out of reach."""
@@ -64,6 +66,7 @@ class Prescription:
         """Plain values, for JSON."""
         return {
             "first": self.first,
+            "trains": self.trains,
             "plan": self.plan.to_dict(),
             "reason": self.reason,
             "refuted_by": self.refuted_by,
@@ -92,7 +95,7 @@ def prescribe(
     if steps < 1:
         raise ValueError(f"steps must be >= 1 to plan RL, got {steps!r}")
     advice = next((row for row in ADVICE if _holds(row, diagnosis, capabilities)), None)
-    found: dict[str, Prescription] = {}
+    found: dict[tuple[Trains, str], Prescription] = {}
     for rule in TABLE:
         if not _holds(rule, diagnosis, capabilities):
             continue
@@ -107,9 +110,10 @@ def prescribe(
                 refuted_by=rule.refuted_by,
                 fallback=fallback,
                 fallback_reason=why,
+                trains=rule.trains,
                 first="run" if advice is None else advice.first,
             )
-            found.setdefault(repr(plan), written)
+            found.setdefault((rule.trains, repr(plan)), written)
     return tuple(found.values())
 
 

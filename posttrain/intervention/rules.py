@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from posttrain.intervention.plan import Plan
 
 First: TypeAlias = Literal["run", "sft_more", "measure_more", "check_reward", "skip_rl"]
+Trains: TypeAlias = Literal["rl", "sft"]
 Build: TypeAlias = "Callable[[int, Capabilities], Plan]"
 
 ANY = tuple(Regime)
@@ -49,6 +50,8 @@ class Rule:
     refuted_by: str
     fallback: Build
     fallback_reason: str
+    trains: Trains = "rl"
+    """`sft`: no RL, the dataset is cloned further."""
 
 
 SAME_AS_PLAIN = "plain RL, same seeds and steps, ends as high without dropping lower on the way"
@@ -129,6 +132,28 @@ TABLE: tuple[Rule, ...] = (
         fallback_reason="pi_0 may explore usefully though it is never rewarded; do not lose that.",
     ),
     # Superior: keep pi_0.
+    # pi_0 was not trained to the end: then it only looks inferior.
+    Rule(
+        regimes=(Regime.INFERIOR,),
+        when=("sft not converged", "can clone"),
+        trains="sft",
+        plan=strength.nothing,
+        reason="So further SFT on D is run in place of RL; the result is to be diagnosed again.",
+        refuted_by="a plan with RL that keeps D ends higher at as many updates",
+        fallback=strength.strong_replay,
+        fallback_reason="If the loss on held-out demonstrations stops falling and pi_0 is still "
+        "below D, keep D in RL.",
+    ),
+    Rule(
+        regimes=(Regime.UNDECIDED,),
+        when=("sft not converged", "leans inferior", "can clone"),
+        trains="sft",
+        plan=strength.nothing,
+        reason="So further SFT on D is run in place of RL; then the evidence is taken anew.",
+        refuted_by="further SFT does not raise the return",
+        fallback=strength.light_mix,
+        fallback_reason="A little of both priors costs little in any regime.",
+    ),
     Rule(
         regimes=(Regime.SUPERIOR,),
         plan=strength.anchor_after_warmup,
@@ -229,6 +254,17 @@ TABLE: tuple[Rule, ...] = (
         refuted_by=SAME_AS_PLAIN,
         fallback=strength.replay,
         fallback_reason="One row in eight is a weak signal; an imitation loss is stronger.",
+    ),
+    Rule(
+        regimes=(Regime.INFERIOR,),
+        when=("can clone",),
+        trains="sft",
+        plan=strength.nothing,
+        reason="The rival of every plan that keeps D: further SFT on it, with as many updates and "
+        "no RL. What it reaches, RL has not earned.",
+        refuted_by="a plan with RL that keeps D ends higher at as many updates",
+        fallback=strength.strong_replay,
+        fallback_reason="Cloning cannot pass its demonstrator for long; RL that keeps D can.",
     ),
     Rule(
         regimes=(Regime.INFERIOR,),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from posttrain import progress, record
@@ -28,7 +29,7 @@ def finetune(work: Run) -> None:
     if settings is None:
         return
     job = job_of(work)
-    policy, tokenizer = _TRAIN[settings.algorithm](job)
+    policy, tokenizer = _TRAIN[job.settings.algorithm](job)
     if settings.interpolate:
         _interpolate(work, policy, tokenizer)
     if work.world.main:
@@ -49,6 +50,8 @@ def job_of(work: Run) -> rl.Job:
         raise ValueError(f"{work.record.path}: the diagnosis is missing")
     if settings is None:
         raise ValueError(f"{work.record.path}: rl is null, so there is nothing to train")
+    if stored.get("trains") == "sft":
+        settings = replace(settings, algorithm="sft")
     return rl.Job(
         pi0=work.record.sft,
         settings=settings,

@@ -232,7 +232,7 @@ def _plan_record(settings: LlmRecipe, diagnosis: Diagnosis) -> dict[str, Any]:
     first, *others = (p.to_dict() for p in found)
     if settings.rl is not None and settings.rl.algorithm == "sft":
         reason = "no RL: D is cloned further, the rival of every plan that keeps D"
-        first = {**first, "reason": reason}
+        first = {**first, "reason": reason, "trains": "sft", "plan": Plan().to_dict()}
     if settings.interventions == "prescribed":
         return {**first, "source": "prescribed", "alternatives": others}
     plan = chain(*settings.interventions)(Plan())

@@ -81,7 +81,9 @@ def plan(evidence: Evidence) -> Section:
     plots: dict[str, Plot] = {}
     body = {
         **_told(found),
-        "family": words.title(chosen.family, words.FAMILIES),
+        "family": words.title(
+            "supervised" if found.get("trains") == "sft" else chosen.family, words.FAMILIES
+        ),
         "first": words.FIRST.get(str(found.get("first")), "").format(
             pretraining=evidence.terms.pretraining
         ),
@@ -100,6 +102,8 @@ def _told(found: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("plan", "fallback"):
         known = isinstance(found.get(name), Mapping)
         told[name] = in_a_line(plan_from_dict(found[name])) if known else None
+    if found.get("trains") == "sft":
+        told["plan"] = "no RL: D is cloned further"
     return told
 
 
@@ -123,6 +127,8 @@ def _ramp_words(r: Ramp) -> str:
 def _strengths(item: AnyIntervention) -> Iterator[tuple[str, Ramp]]:
     for f in fields(item):
         value = getattr(item, f.name)
+        if f.name == "prefix" and not getattr(item, "prefix_share").peak:  # noqa: B009
+            continue
         if isinstance(value, Ramp) and value.peak > 0:
             yield f.name, value
 

@@ -140,6 +140,7 @@ FIRST: Final = {
 }
 
 FAMILIES: Final = {
+    "supervised": "supervised: no RL, the dataset is cloned further",
     "minimal": "minimal: nothing is kept, plain RL",
     "pi0-centric": "π₀-centric: RL stays near π₀",
     "D-centric": "D-centric: the dataset is kept",

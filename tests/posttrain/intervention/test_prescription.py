@@ -120,7 +120,8 @@ def test_a_constant_weight_sft_sum_is_never_prescribed(diagnosis, learner, plann
 
 @given(diagnoses, learners, steps)
 def test_no_plan_comes_twice_and_plain_rl_is_always_among_them(diagnosis, learner, planned):
-    plans = [prescription.plan for prescription in prescribe(diagnosis, learner, steps=planned)]
+    found = prescribe(diagnosis, learner, steps=planned)
+    plans = [prescription.plan for prescription in found if prescription.trains == "rl"]
     assert len(set(plans)) == len(plans)
     assert Plan() in plans
 
@@ -210,6 +211,19 @@ def test_what_to_do_before_rl_comes_first(diagnosis, advice):
     assert {p.first for p in prescribe(diagnosis)} == {advice}
 
 
+def test_more_sft_is_a_prescription_like_any_other():
+    """First where pi_0 was not trained to the end, a rival of the plans that keep D elsewhere."""
+    unfinished = prescribe(found(Regime.INFERIOR, flags=["sft_not_converged"]))
+    assert unfinished[0].trains == "sft"
+    assert any(p.trains == "rl" and p.plan.replay is not None for p in unfinished[1:])
+    finished = prescribe(found(Regime.INFERIOR))
+    assert finished[0].trains == "rl"
+    assert [p.trains for p in finished].count("sft") == 1
+    for regime in (Regime.SUPERIOR, Regime.COMPARABLE):
+        assert all(p.trains == "rl" for p in prescribe(found(regime)))
+    assert all(p.trains == "rl" for p in prescribe(found(Regime.INFERIOR), CONTROL_SAC))
+
+
 def test_an_undecided_case_says_how_much_is_missing():
     assert "about 1,234" in first(found(Regime.UNDECIDED, needed=1234)).reason
 
@@ -258,7 +272,7 @@ def test_no_steps_is_no_plan():
         (Capabilities(), Replay(weight=1.0), "imitation loss"),
         (Capabilities(), Replay(share=0.5), "mix data"),
         (CONTROL_SAC, Replay(weight=1.0, token_weight="dft"), "'dft'"),
-        (LLM_GRPO, Replay(share=0.5, gate="map"), "gate"),
+        (CONTROL_SAC, Replay(share=0.5, gate="map"), "gate"),
         (Capabilities(), Warmup(), "no warm-up"),
         (LLM_GRPO, Reset(parts=("critic",)), "cannot reset 'critic'"),
         (
