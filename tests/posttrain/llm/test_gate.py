@@ -119,7 +119,7 @@ def test_a_live_gate_takes_back_what_the_policy_finds_alone(online, sums):
     """Demonstrations leave groups and replay once the policy succeeds without them."""
     rows = sums[0][:8]
     trainer = online.trainer(
-        LIVE(Plan()), rows=rows, value=lambda row, text: 1.0,
+        LIVE(Plan()), rows=rows, value=lambda *_: 1.0,
         dataset_returns={row.unit: [1.0] for row in rows}, steps=3, num_generations=4,
         per_device_train_batch_size=32,
     )  # fmt: skip
