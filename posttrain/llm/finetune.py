@@ -9,7 +9,7 @@ from typing import Any
 from posttrain import progress, record
 from posttrain.intervention.actions import success_from
 from posttrain.llm import interpolation, measure, model, offline, rl
-from posttrain.llm.sampling import Generator, transformers_generator
+from posttrain.llm.sampling import Generator, tokens_of, transformers_generator
 from posttrain.llm.work import Run
 from posttrain.outcome import write_evaluations
 from posttrain.regime import Diagnosis
@@ -105,7 +105,7 @@ def _interpolate(work: Run, policy: Any, tokenizer: Any) -> None:
 def experience_of(work: Run, scores: Scores, diagnosis: Diagnosis) -> rl.Experience:
     """What the diagnosis measured, as fine-tuning needs it."""
     train, heldout = work.rows()
-    _, tokenizer = work.load(work.record.sft)
+    tokenizer = work.processing(work.record.sft)
     return rl.Experience(
         rows=train,
         heldout=heldout,
@@ -117,4 +117,5 @@ def experience_of(work: Run, scores: Scores, diagnosis: Diagnosis) -> rl.Experie
         policy_returns=measure.returns_by_unit(scores.where(source="policy", decoding="rollout")),
         dataset_returns=measure.returns_by_unit(scores.where(source="dataset")),
         success=success_from(diagnosis.scale, continuous=diagnosis.recoverability is None),
+        seen_tokens=tokens_of(work.record.path / "rollouts" / "pi0" / "seen"),
     )

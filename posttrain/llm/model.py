@@ -119,6 +119,15 @@ def load(
     return model, _processing(str(path), revision, sees=seeing)
 
 
+def load_processing(path: str | Path) -> Processing:
+    """The tokenizer or processor of `load`, without the model.
+
+    Raises:
+        ModelError: as `load`.
+    """
+    return _processing(str(path), None, sees=sees(base_of(path) if is_adapter(path) else path))
+
+
 def sees(path: str | Path, revision: str | None = None) -> bool:
     """Whether the model there reads pictures, by the class that its configuration names.
 

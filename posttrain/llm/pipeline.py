@@ -152,7 +152,7 @@ def _to_clone(work: Run, train: Sequence[Row], tokenizer: PreTrainedTokenizerBas
 
 def _score(work: Run) -> None:
     train, heldout = work.rows()
-    _, tokenizer = work.load(work.record.sft)
+    tokenizer = work.processing(work.record.sft)
     if work.world.main:
         records = [
             row
@@ -178,7 +178,7 @@ def _sample(work: Run) -> None:
         rollouts = measure.reuse(Path(work.recipe.diagnose.scores))
     else:
         train, heldout = work.rows()
-        _, tokenizer = work.load(work.record.sft)
+        tokenizer = work.processing(work.record.sft)
         rollouts = measure.policy(
             work.recipe,
             generator(work, work.record.sft),

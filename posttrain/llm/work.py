@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from posttrain import record
 from posttrain.llm import environment, model, reward
@@ -47,6 +47,13 @@ class Run:
         if self.recipe.environment is not None:
             environment.prepare(tokenizer)
         return policy, tokenizer
+
+    def processing(self, path: Path) -> Any:
+        """The tokenizer, or the processor, of a model of this run."""
+        processing = model.load_processing(path)
+        if self.recipe.environment is not None:
+            environment.prepare(processing)
+        return processing
 
     def base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model before SFT."""
