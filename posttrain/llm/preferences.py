@@ -60,7 +60,7 @@ def pairs(rows: Sequence[Row]) -> Any:
         if other != row.completion:
             answers = {"chosen": row.completion, "rejected": other}
             said = {k: [{"role": "assistant", "content": text}] for k, text in answers.items()}
-            found.append({"prompt": list(row.prompt), **said})
+            found.append({"prompt": list(row.prompt), **said, **row.shown()})
     if not found:
         raise PreferenceError(f"all of {len(rows)} pairs have equal answers: nothing is preferred")
     return Dataset.from_list(found)

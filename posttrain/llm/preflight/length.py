@@ -93,7 +93,7 @@ def context_check(
         window: positions that the model knows; None where its configuration does not say.
     """
     check = "length.context"
-    longest = max(len(prompt_ids(tokenizer, row.prompt)) for row in rows)
+    longest = max(len(prompt_ids(tokenizer, row.prompt, row.images)) for row in rows)
     value = {"prompt": longest, "limit": limit, "window": window}
     text = f"the longest of {len(rows)} prompts has {longest} tokens; with {limit} for the answer"
     if window is None:
