@@ -107,9 +107,9 @@ def _accounted(plan: Plan, framework: Framework, said: Iterable[Said]) -> dict[s
         how = _HOW[type(x)]
         found[x.field] = max(found.get(x.field, how), how, key=_WORSE.index)
     if plan.anchor is not None and plan.anchor.term == "kl":
-        found.setdefault("anchor.term", found.get("anchor.coefficient", "exact"))
+        found.setdefault("anchor.term", "exact")
         if plan.anchor.reference == "fixed":
-            found.setdefault("anchor.reference", found["anchor.coefficient"])
+            found.setdefault("anchor.reference", "exact")
     missing = [field for field in live(plan) if field not in found]
     if missing:
         raise AssertionError(f"the exporter of {framework.name} says nothing of {missing}")

@@ -31,6 +31,8 @@ def _anchor(anchor: Anchor | None, ask: Ask) -> Iterator[Said]:
     yield Put("--beta", common.mean(anchor.coefficient, ask.steps), "anchor.coefficient")
     yield from common.constant(NAME, "anchor.coefficient", anchor.coefficient, ask)
     yield Put("--kl_in_reward", anchor.place == "reward", "anchor.place")
+    if anchor.estimator in WORDS[anchor.place]:
+        yield Put("--kl_in_reward", anchor.place == "reward", "anchor.estimator")
     yield from common.other_estimator(NAME, anchor, WORDS[anchor.place], anchor.place)
     yield from common.no_target(NAME, anchor, "--beta is one number for the whole run")
     yield from common.moving_reference(
