@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +10,13 @@ from posttrain import progress, record
 from posttrain.intervention.actions import success_from
 from posttrain.llm import interpolation, measure, model, offline, rl
 from posttrain.llm.sampling import Generator, tokens_of, transformers_generator
+from posttrain.llm.settings import RlSettings
 from posttrain.llm.work import Run
 from posttrain.outcome import write_evaluations
 from posttrain.regime import Diagnosis
 from posttrain.regime.scores import Scores
 
-_TRAIN: dict[str, Callable[[rl.Job], tuple[Any, Any]]] = {
+TRAIN: dict[str, Callable[[rl.Job], tuple[Any, Any]]] = {
     "grpo": rl.train,
     "rloo": rl.train,
     "dpo": offline.train,
@@ -29,7 +30,7 @@ def finetune(work: Run) -> None:
     if settings is None:
         return
     job = job_of(work)
-    policy, tokenizer = _TRAIN[job.settings.algorithm](job)
+    policy, tokenizer = TRAIN[job.settings.algorithm](job)
     if settings.interpolate:
         _interpolate(work, policy, tokenizer)
     if work.world.main:
@@ -38,8 +39,12 @@ def finetune(work: Run) -> None:
         write_evaluations(job.curve, work.record.evaluations_file)
 
 
-def job_of(work: Run) -> rl.Job:
+def job_of(work: Run, *, aside: Collection[str] = ()) -> rl.Job:
     """What the record says is to be trained, and from what.
+
+    Args:
+        work: the run.
+        aside: training units to do without, beside those that a race has set aside.
 
     Raises:
         ValueError: the run has not been diagnosed, or is to train nothing.
@@ -51,12 +56,13 @@ def job_of(work: Run) -> rl.Job:
     if settings is None:
         raise ValueError(f"{work.record.path}: rl is null, so there is nothing to train")
     if stored.get("trains") == "sft":
-        settings = replace(settings, algorithm="sft")
+        settings = as_sft(settings)
+    without = {*aside, *stored.get("set_aside", ())}
     return rl.Job(
         pi0=work.record.sft,
         settings=settings,
         plan=measure.plan_of(stored),
-        experience=experience_of(work, scores, diagnosis),
+        experience=experience_of(work, scores, diagnosis, without=without),
         judge=work.judge,
         load=work.load,
         base=work.base()[0].state_dict,
@@ -102,9 +108,17 @@ def _interpolate(work: Run, policy: Any, tokenizer: Any) -> None:
     progress.say(f"The best share of the fine-tuned policy is {chosen.share:g}.")
 
 
-def experience_of(work: Run, scores: Scores, diagnosis: Diagnosis) -> rl.Experience:
+def as_sft(settings: RlSettings) -> RlSettings:
+    """The same for further SFT, which has no rollouts to monitor."""
+    return replace(settings, algorithm="sft", monitor=None, warmup_from="fresh")
+
+
+def experience_of(
+    work: Run, scores: Scores, diagnosis: Diagnosis, *, without: Collection[str] = ()
+) -> rl.Experience:
     """What the diagnosis measured, as fine-tuning needs it."""
     train, heldout = work.rows()
+    train = [row for row in train if row.unit not in without]
     tokenizer = work.processing(work.record.sft)
     return rl.Experience(
         rows=train,

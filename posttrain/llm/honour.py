@@ -111,11 +111,20 @@ def check_replay(config: Any, rows: int, world: int) -> None:
         )
 
 
-def check_cycle(config: Any) -> None:
-    """A checkpoint inside a generation cycle would not resume to the same run."""
+def check_cycle(config: Any, until: int | None = None) -> None:
+    """A checkpoint inside a generation cycle would not resume to the same run.
+
+    Args:
+        config: TRL's.
+        until: the step after which the run is to pause.
+
+    Raises:
+        PlanError: naming the field.
+    """
     cycle = config.steps_per_generation * config.num_iterations
-    if (config.save_steps * config.gradient_accumulation_steps) % cycle:
-        raise PlanError(
-            f"rl.save_every: {config.save_steps} steps end inside a cycle of {cycle} micro-batches "
-            "that share rollouts; a resumed run would differ. Save at a multiple"
-        )
+    for name, steps in (("rl.save_every", config.save_steps), ("probe.steps", until or 0)):
+        if (steps * config.gradient_accumulation_steps) % cycle:
+            raise PlanError(
+                f"{name}: {steps} steps end inside a cycle of {cycle} micro-batches that share "
+                "rollouts; a resumed run would differ. Choose a multiple"
+            )

@@ -199,11 +199,6 @@ def _named(name: str, band: Band) -> dict[str, float]:
     return {name: band.mid, f"{name}_low": band.low, f"{name}_high": band.high}
 
 
-def events(job: Job) -> MetricsLog:
-    """Where what was seen and done is kept: beside the metrics."""
-    return MetricsLog(job.metrics.path.with_name("events.jsonl"))
-
-
 def monitor_of(job: Job, trainer: Any) -> Monitor:
     """The monitor that a job asks for, on the trainer that runs it."""
     settings, given = job.settings.monitor, job.experience
@@ -235,7 +230,7 @@ def monitor_of(job: Job, trainer: Any) -> Monitor:
         watch,
         dataset=seen,
         scale=given.scale,
-        log=events(job),
+        log=job.events,
         world=job.world,
     )
 

@@ -16,6 +16,7 @@ from posttrain.llm import anchored, callbacks, rl, training
 from posttrain.llm.data import Row
 from posttrain.llm.honour import PlanError, check_replay, learner
 from posttrain.llm.keep import kept_of
+from posttrain.llm.monitor import check_monitor
 from posttrain.llm.preferences import pairs
 from posttrain.llm.resume import go_on
 from posttrain.llm.sampling import judge_completions, transformers_generator
@@ -45,7 +46,7 @@ def train(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     _check(job, config)
     model, tokenizer = job.load(job.pi0)
     lora = job.lora is not None
-    ended = training.trained_to_the_end(model, resume, job.settings.steps, lora=lora)
+    ended = training.trained_to_the_end(model, resume, job.last, lora=lora)
     if ended is not None:
         return ended, tokenizer
     probe = rl.probe_of(model, tokenizer, job.experience, job.settings.probe_units)
@@ -68,6 +69,7 @@ def train(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             callbacks.Probe(trainer, probe),
             rl.curve_of(job, trainer, recorder),
             training.Keep(job.metrics, bar, ("loss", "regime/J", "regime/kl_to_pi0")),
+            training.EndAt(job.last),
             training.MarkComplete(),
         ):
             trainer.add_callback(callback)
@@ -81,6 +83,7 @@ def _check(job: Job, config: Any) -> None:
     able = learner(job.settings.algorithm, lora=job.lora is not None)
     if missing := able.unsupported(job.plan):
         raise PlanError("; ".join(missing))
+    check_monitor(job.settings.monitor, job.plan, job.settings.algorithm)
     replay = job.plan.replay
     if replay is not None and ramp(replay.weight).peak > 0:
         check_replay(config, job.settings.replay_rows, job.world.size)

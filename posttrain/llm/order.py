@@ -45,5 +45,5 @@ class GoOnInOrder(TrainerCallback):
         sampler = self.trainer.prompt_order
         updates = max(1, -(-len(train_dataloader) // int(args.gradient_accumulation_steps)))
         if getattr(sampler, "shuffle", False):
-            for _ in range(int(state.global_step) // updates):
+            for _epoch in range(int(state.global_step) // updates):
                 torch.randperm(sampler.num_samples, generator=sampler.generator)

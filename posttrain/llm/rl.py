@@ -22,6 +22,7 @@ from posttrain.llm.keep import kept_of
 from posttrain.llm.model import batch_of, demonstration_ids, device, prompt_ids, token_logps
 from posttrain.llm.order import GoOnInOrder
 from posttrain.llm.resume import go_on
+from posttrain.llm.reused import dealt_first, stored_of
 from posttrain.llm.reward import Judge
 from posttrain.llm.seen import pad_of, plain
 from posttrain.llm.settings import Decoding, Lora, RlSettings
@@ -50,6 +51,8 @@ class Experience:
     """Returns of pi_0's rollouts under the RL sampler, by unit, wherever it was measured."""
     dataset_returns: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Returns of the demonstrations, by unit; unscorable ones are left out."""
+    seen_tokens: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
+    """Token ids of pi_0's rollouts on training prompts, by unit."""
     success: float | None = None
     """The return from which an episode is a success; None: the highest of the scale."""
 
@@ -88,6 +91,11 @@ class Job:
         """The last step to take now."""
         return self.settings.steps if self.until is None else min(self.until, self.settings.steps)
 
+    @property
+    def events(self) -> MetricsLog:
+        """What a monitor saw and did, beside the metrics."""
+        return MetricsLog(self.metrics.path.with_name("events.jsonl"))
+
 
 def train(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Fine-tune with online RL; return the final policy (adapters merged).
@@ -96,7 +104,7 @@ def train(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         PlanError: the plan has a field that cannot be honoured.
         WrongReferenceError: the reference that TRL built is not pi_0.
     """
-    logs = (job.metrics, job.curve, monitor.events(job))
+    logs = (job.metrics, job.curve, job.events)
     resume = training.resume_point(job.folder, logs, job.world)
     config = _config(job, start=resume is None)
     _check(job, config)
@@ -130,6 +138,13 @@ def train(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return (trained if job.lora is None else trained.merge_and_unload()), tokenizer
 
 
+def rollouts_a_step(job: Job) -> float:
+    """How many rollouts an optimizer step costs; steps that share them cost a part each."""
+    config = _config(job)
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    return float(batch * job.world.size / config.num_iterations)
+
+
 def _check(job: Job, config: Any) -> None:
     """Refuse what cannot be honoured, before anything is loaded."""
     replay = job.plan.replay
@@ -145,7 +160,7 @@ def _check(job: Job, config: Any) -> None:
         check_group(config, replay)
     if replay is not None and ramp(replay.weight).peak > 0:
         check_replay(config, job.settings.replay_rows, job.world.size)
-    check_cycle(config)
+    check_cycle(config, job.until)
 
 
 def _trainer(
@@ -156,13 +171,19 @@ def _trainer(
     recorder: callbacks.Recorder,
 ) -> PlanGRPOTrainer | PlanRLOOTrainer:
     settings, given, found = job.settings, job.experience, _map(job)
+    prompts = prompts_of(
+        given.rows if found is None else found.learnable(given.rows), stage="train"
+    )
+    stored = None
+    if settings.warmup_from == "diagnosis":
+        units = list(prompts["unit"])
+        stored = stored_of(job.plan, given.seen_tokens, units, config)
+        prompts = prompts.select(dealt_first(units, stored.units, config))
     trainer = TRAINERS[settings.algorithm](
         model=model,
         reward_funcs=reward_function(job.judge, recorder),
         args=config,
-        train_dataset=prompts_of(
-            given.rows if found is None else found.learnable(given.rows), stage="train"
-        ),
+        train_dataset=prompts,
         eval_dataset=prompts_of(given.heldout[: settings.eval_units], stage="eval"),
         processing_class=tokenizer,
         **({} if job.factory is None else {"environment_factory": job.factory}),
@@ -180,7 +201,7 @@ def _trainer(
     )
     if not any(p.requires_grad for p in trainer.model.parameters()):
         raise PlanError("model: no parameter is trainable; RL would change nothing")
-    trainer.recorder = recorder
+    trainer.recorder, trainer.stored = recorder, stored
     return trainer
 
 

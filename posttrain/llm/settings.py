@@ -274,15 +274,20 @@ class ProbeSettings:
 
     `arms` are named plans; empty: the prescription, its alternatives, and further SFT. Rounds of
     `steps` RL steps; after each round the better 1/`eta` of the arms go on. Every arm has the
-    same `seeds`, and the same batches in each.
+    same `seeds`, and the same batches in each. They are compared on `units` prompts that neither
+    the diagnosis nor the outcome uses, `samples` rollouts of each.
     """
 
     arms: dict[str, tuple[Intervention, ...] | Literal["sft"]] = field(default_factory=dict)
     steps: int = 20
     eta: int = 2
     seeds: int = 2
+    units: int = 200
+    samples: int = 4
 
     def __post_init__(self) -> None:
+        _require(self.units >= 2, f"units must be >= 2, got {self.units!r}")
+        _require(self.samples >= 1, f"samples must be >= 1, got {self.samples!r}")
         _require(self.steps >= 1, f"steps must be >= 1, got {self.steps!r}")
         _require(self.eta >= 2, f"eta must be >= 2, got {self.eta!r}")
         _require(self.seeds >= 1, f"seeds must be >= 1, got {self.seeds!r}")
@@ -299,6 +304,9 @@ class RlSettings:
     plan that keeps D has to beat. `dpo` needs the column `rejected`. `interpolate` are shares of
     the fine-tuned policy in a mixture with pi_0 that are tried at the end (LITI of arXiv
     2406.16768); the best on other prompts than the outcome's is kept.
+
+    `warmup_from: diagnosis` takes the first rollouts, which pi_0 draws, from those that the
+    diagnosis has drawn on seen prompts, as far as they go.
     """
 
     algorithm: Literal["grpo", "rloo", "dpo", "sft"] = "grpo"
@@ -310,6 +318,7 @@ class RlSettings:
     probe_units: int = 32
     replay_rows: int = 16
     interpolate: tuple[float, ...] = ()
+    warmup_from: Literal["fresh", "diagnosis"] = "fresh"
     monitor: MonitorSettings | None = None
     trainer: dict[str, Any] = field(default_factory=dict)
 
@@ -320,6 +329,10 @@ class RlSettings:
             _require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)!r}")
         _require(self.probe_units >= 1, f"probe_units must be >= 1, got {self.probe_units!r}")
         _require(self.replay_rows >= 1, f"replay_rows must be >= 1, got {self.replay_rows!r}")
+        _require(
+            self.warmup_from == "fresh" or self.algorithm in {"grpo", "rloo"},
+            f"warmup_from: {self.algorithm} takes no rollouts, so none can be reused",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
