@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from posttrain.llm.seen import Processing
 
+TOKENS = "tokens"
+"""Folder beside the records of rollouts that holds their token ids."""
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -239,6 +242,26 @@ def judge_completions(
     return records
 
 
+def _tokens(
+    rows: Sequence[Row], completions: Sequence[Sequence[Completion]]
+) -> list[dict[str, Any]]:
+    """What was sampled, token by token: a text may have been written with others."""
+    return [
+        {"unit": row.unit, "ids": list(completion.ids)}
+        for row, group in zip(rows, completions, strict=True)
+        for completion in group
+    ]
+
+
+def tokens_of(folder: Path) -> dict[str, list[list[int]]]:
+    """Token ids of the rollouts that were drawn into `folder`, by unit, in their order."""
+    found: dict[str, list[list[int]]] = {}
+    for part in sorted((folder / TOKENS).glob("*.jsonl")):
+        for row in record.read_jsonl(part):
+            found.setdefault(row["unit"], []).append(row["ids"])
+    return found
+
+
 def rollouts(
     rows: Sequence[Row],
     generate: Generator,
@@ -284,7 +307,9 @@ def rollouts(
             records = world.gather(
                 judge_completions(judge, chunk, drawn, split=split, decoding=kind)
             )
+            said = world.gather(_tokens(chunk, drawn))
             if world.main:
+                record.write_jsonl(folder / TOKENS / part.name, said)
                 record.write_jsonl(part, records)
         found += records
         tick(min(start + batch, len(rows)))

@@ -15,13 +15,14 @@ from posttrain.llm.anchored import Anchored
 from posttrain.llm.group import Grouped
 from posttrain.llm.keep import KeepData
 from posttrain.llm.order import Ordered
+from posttrain.llm.reused import Reused
 
 
-class PlanGRPOTrainer(KeepData, Anchored, Grouped, Ordered, GRPOTrainer):
+class PlanGRPOTrainer(KeepData, Anchored, Grouped, Ordered, Reused, GRPOTrainer):
     """GRPO (arXiv 2402.03300) that can keep the data and anchor to pi_0."""
 
 
-class PlanRLOOTrainer(KeepData, Anchored, Grouped, Ordered, RLOOTrainer):
+class PlanRLOOTrainer(KeepData, Anchored, Grouped, Ordered, Reused, RLOOTrainer):
     """RLOO (arXiv 2402.14740) that can keep the data and anchor to pi_0."""
 
     native = ("k1", "reward")

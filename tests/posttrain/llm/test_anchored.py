@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from posttrain.intervention.adaptive import steer
-from posttrain.intervention.plan import Anchor, Plan, Replay, Reset, Warmup, chain
+from posttrain.intervention.plan import Anchor, Plan, Warmup, chain
 from posttrain.intervention.ramp import Ramp
 from posttrain.intervention.reference import WrongReferenceError
 from posttrain.llm import anchored, model, reference, reward, rl
@@ -347,7 +347,7 @@ def test_syncing_moves_the_weights_by_the_mix(tiny, sums, tmp_path, lora):
     wanted = {n: w.detach().clone() for n, w in weights(ref).items()}
     for _ in range(2):
         with torch.no_grad():
-            for n, p in trainer.model.named_parameters():
+            for p in trainer.model.parameters():
                 if p.requires_grad:
                     p.add_(0.1 * torch.randn_like(p))
         lost = moving.follow(0.25)
@@ -489,5 +489,5 @@ def test_dropout_in_the_policy_is_refused_since_the_anchor_would_feel_it(tiny, s
 
 def test_a_reference_that_trl_leaves_out_is_refused(tiny, sums, tmp_path):
     adapter = adapter_folder(tiny, tmp_path / "sft", scale=0.0)
-    with pytest.raises(PlanError, match="rl.trainer.beta: 0"):
+    with pytest.raises(PlanError, match=r"rl\.trainer\.beta: 0"):
         peft_trainer(tiny, sums, tmp_path, adapter, beta=0.0)
