@@ -32,6 +32,7 @@ def test_no_option_is_listed_that_no_plan_reaches():
         Plan(),
         Plan(anchor=Anchor(**moving), replay=Replay(weight=0.5), warmup=Warmup()),
         Plan(anchor=Anchor(place="reward", target=0.1), replay=Replay(share=0.5)),
+        Plan(warmup=Warmup()),
     ]
     for name, framework in frameworks().items():
         reached = {
