@@ -87,7 +87,7 @@ class Step:
 
     def __init__(self, online, plan, **given):
         given = {"steps": 1, **SGD, **given}
-        self.trainer = online.trainer(plan, value=lambda row, text: lengths(text), **given)
+        self.trainer = online.trainer(plan, value=lambda _, text: lengths(text), **given)
         inner = self.trainer._generate_and_score_completions
 
         def spy(inputs):
