@@ -8,7 +8,8 @@ from posttrain.llm.sampling import Completion
 from posttrain.llm.settings import Decoding
 from posttrain.llm.world import World
 
-ROWS = [Row(unit=f"u{n}", prompt=({"role": "user", "content": "?"},), completion="") for n in range(12)]  # fmt: skip
+ASKED = ({"role": "user", "content": "?"},)
+ROWS = [Row(unit=f"u{n}", prompt=ASKED, completion="") for n in range(12)]
 
 
 def line(weight):
