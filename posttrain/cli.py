@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
-from posttrain import preflight_cli, probe_cli, study_cli
+from posttrain import card_cli, preflight_cli, probe_cli, study_cli
 from posttrain.ending import BAD_INPUT, UNDECIDED, guarded, leave, rank
 
 if TYPE_CHECKING:
@@ -292,3 +292,5 @@ def assets(
 study = verb(study_cli.study)
 preflight = verb(preflight_cli.preflight)
 probe = verb(probe_cli.probe)
+card = verb(card_cli.card)
+push = verb(card_cli.push)
