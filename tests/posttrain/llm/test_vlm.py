@@ -8,7 +8,7 @@ import torch
 
 from posttrain.intervention.plan import Anchor, Plan, Replay, chain
 from posttrain.intervention.ramp import Ramp
-from posttrain.llm import model, reward, rl, score, seen, sft, tiny_vlm
+from posttrain.llm import model, offline, reward, rl, score, seen, sft, tiny_vlm
 from posttrain.llm.data import load_rows
 from posttrain.llm.data import texts as words_of
 from posttrain.llm.sampling import transformers_generator
@@ -142,9 +142,9 @@ def test_greedy_answers_are_those_of_the_models_own_generate(pi0, shapes):
 
 def test_samples_come_from_their_seed_and_never_hold_a_place_holder(untrained, shapes):
     generate = transformers_generator(*model.load(untrained))
-    drawn = generate(shapes[1][:20], ROLLOUT, samples=16, seed=1)
-    assert drawn == generate(shapes[1][:20], ROLLOUT, samples=16, seed=1)
-    assert drawn != generate(shapes[1][:20], ROLLOUT, samples=16, seed=2)
+    drawn = generate(shapes[1][:6], ROLLOUT, samples=16, seed=1)
+    assert drawn == generate(shapes[1][:6], ROLLOUT, samples=16, seed=1)
+    assert drawn != generate(shapes[1][:6], ROLLOUT, samples=16, seed=2)
     processor = model.load(untrained)[1]
     said = {token for group in drawn for c in group for token in c.ids}
     assert processor.image_token_id not in said
@@ -211,6 +211,17 @@ def test_the_same_seed_makes_the_same_model_and_another_does_not(shapes):
     assert not torch.equal(weights(0), weights(1))
 
 
+def test_a_killed_cloning_resumes_to_the_same_weights(untrained, shapes, tmp_path):
+    """transformers' Trainer alone would go on from the weights that cloning started with."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    unbroken = clone(untrained, *shapes, whole, steps=6)[0].state_dict()
+    shutil.copytree(whole, broken)
+    shutil.rmtree(broken / "checkpoints" / "checkpoint-6")
+    resumed = clone(untrained, *shapes, broken, steps=6)[0].state_dict()
+    assert same(unbroken, resumed)
+    assert not same(unbroken, model.load(untrained)[0].state_dict())
+
+
 def settings(**given):
     trainer = {"per_device_train_batch_size": 16, "num_generations": 4, "learning_rate": 1e-3,
                "logging_steps": 1, "per_device_eval_batch_size": 8}  # fmt: skip
@@ -246,7 +257,14 @@ def same(one, two):
 
 
 KEEP = chain(
-    Anchor(coefficient=0.1), Replay(weight=Ramp(1.0, 0.1, steps=3), share=0.25, token_weight="dft")
+    Anchor(coefficient=0.1),
+    Replay(
+        weight=Ramp(1.0, 0.1, steps=3),
+        share=0.25,
+        prefix_share=0.25,
+        prefix=0.5,
+        token_weight="dft",
+    ),
 )(Plan())
 
 
@@ -282,6 +300,7 @@ def test_a_killed_run_that_keeps_pictures_resumes_to_the_same_weights(pi0, shape
     assert logs[0] == logs[1]
     kept = [row for row in logs[0] if "regime/replay_share" in row]
     assert {row["regime/replay_share"] for row in kept} == {0.25}
+    assert {row["regime/prefix_share"] for row in kept} == {0.25}
     assert kept[0]["kl"] == pytest.approx(0, abs=1e-5)  # the reference sees the pictures, too
 
 
@@ -299,3 +318,32 @@ def test_replayed_pictures_have_the_loss_that_is_computed_by_hand(pi0, shapes, t
     with torch.no_grad():
         said = [by_hand(policy, processor, shapes[0][i]) for i in drawn]
     assert logged[0] == pytest.approx(-sum(map(sum, said)) / 16, rel=1e-3)
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "dpo", "sft"])
+def test_every_algorithm_teaches_the_eyes(algorithm, untrained, shapes, tmp_path):
+    """A trainer that was not shown the pictures would leave the vision tower alone."""
+    plan = {
+        "rloo": Replay(share=0.25),  # it says nothing right yet, and would have no gradient
+        "dpo": Anchor(coefficient=0.1, estimator="exact"),
+    }
+    chosen = plan[algorithm](Plan()) if algorithm in plan else Plan()
+    work = job(untrained, shapes, chosen, tmp_path)
+    given = {"per_device_train_batch_size": 16, "learning_rate": 1e-3, "logging_steps": 1}
+    trainer = {
+        "rloo": {**given, "num_generations": 8, "per_device_eval_batch_size": 8},
+        "dpo": given,
+        "sft": {"learning_rate": 1e-3},
+    }
+    steps = replace(
+        work.settings, algorithm=algorithm, steps=2, eval_every=2, trainer=trainer[algorithm]
+    )
+    pairs = [
+        replace(r, columns={"rejected": "red" if r.answer != "red" else "blue"})
+        for r in work.experience.rows
+    ]
+    work = replace(work, settings=steps, experience=replace(work.experience, rows=pairs))
+    trained, _ = (rl.train if algorithm == "rloo" else offline.train)(work)
+    start = model.load(untrained)[0].state_dict()
+    eyes = [name for name in start if "vision_tower.embeddings" in name]
+    assert any(not torch.equal(trained.state_dict()[name], start[name]) for name in eyes)
