@@ -8,6 +8,7 @@ from pathlib import Path
 
 from posttrain.intervention.plan import Plan, chain
 from posttrain.llm.data import Row
+from posttrain.llm.environment import Factory
 from posttrain.llm.preflight import signal
 from posttrain.llm.preflight.finding import Finding
 from posttrain.llm.preflight.leak import Overlap
@@ -38,6 +39,8 @@ class Case:
     scratch: Path
     train: Sequence[Row] = ()
     heldout: Sequence[Row] = ()
+    factory: Factory | None = None
+    """Makes the environments that the policy acts in, where the recipe names one."""
 
     @property
     def plan(self) -> Plan | None:

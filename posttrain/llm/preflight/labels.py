@@ -11,6 +11,7 @@ from posttrain.llm import training
 from posttrain.llm.data import Row
 from posttrain.llm.model import demonstration_ids
 from posttrain.llm.preflight.finding import Finding
+from posttrain.llm.turns import spoken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,6 +70,8 @@ def taught(
     from posttrain.llm.sft import pairs_dataset
 
     given = essential(trainer, without=("packing", "padding_free", "eval_packing", "shuffle_data"))
+    if any(row.images for row in rows):
+        given = {"max_length": None, **given}  # as the run does
     config = training.trainer_config(
         SFTConfig,
         "sft.trainer",
@@ -80,13 +83,14 @@ def taught(
     kept = [dict(row) for row in sft.train_dataset]
     if not kept:
         return [None] * len(rows)
-    numbers, lengths = [r.pop("row") for r in kept], [len(r["input_ids"]) for r in kept]
-    batch = sft.data_collator(kept)
+    numbers = [row.pop("row") for row in kept]
+    batch = sft.data_collator(kept)  # which reads pictures and their texts only here
     found: list[Taught | None] = [None] * len(rows)
-    padded = zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True)
-    for number, length, (ids, labels) in zip(numbers, lengths, padded, strict=True):
-        learnt = tuple(token for token in labels if token != -100)
-        found[number] = Taught(ids=tuple(ids[:length]), learnt=learnt)
+    for i, number in enumerate(numbers):
+        ids, labels = batch["input_ids"][i], batch["labels"][i]
+        real = batch["attention_mask"][i].bool()
+        learnt = tuple(labels[labels != -100].tolist())
+        found[number] = Taught(ids=tuple(ids[real].tolist()), learnt=learnt) if learnt else None
     return found
 
 
@@ -132,7 +136,8 @@ def _answer(rows: Sequence[Row], seen: Sequence[Taught | None], processing: Proc
     """What SFT learns must be what replay and the diagnosis call the demonstration."""
     other, prompts = 0, 0
     for row, one in zip(rows, seen, strict=True):
-        completion = demonstration_ids(processing, row)[1]
+        said = demonstration_ids(processing, row)[1]
+        completion = [t for t, own in zip(said, spoken(said), strict=True) if own]
         learnt = () if one is None else one.learnt
         if len(learnt) > len(completion) and one is not None and len(learnt) == len(one.ids):
             prompts += 1

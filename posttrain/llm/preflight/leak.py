@@ -68,17 +68,23 @@ def leak_checks(
         heldout: rows whose prompts decide the diagnosis and the outcome.
         overlap: what counts as near.
     """
-    asked = list(dict.fromkeys(row.text for row in heldout))
-    known = list(dict.fromkeys(row.text for row in train))
-    return _exact(asked, known), _near(asked, known, overlap or Overlap())
+    asked, known = ({_key(row): row for row in rows} for rows in (heldout, train))
+    again = [row.text for key, row in asked.items() if key in known]
+    # A question about another picture is another question, however alike the words.
+    left = [row.text for key, row in asked.items() if key not in known and not row.images]
+    near = _near(left, list(dict.fromkeys(row.text for row in train)), overlap or Overlap())
+    return _exact(again, len(asked), len(known)), near
 
 
-def _exact(asked: Sequence[str], known: Sequence[str]) -> Finding:
-    there = {normalise(text) for text in known}
-    again = [text for text in asked if normalise(text) in there]
-    share = len(again) / len(asked)
-    value = {"heldout": len(asked), "train": len(known), "repeated": len(again)}
-    text = f"{len(again)} of {len(asked)} held-out prompts are among the {len(known)} of training"
+def _key(row: Row) -> tuple[str, ...]:
+    """What two rows have in common when they ask the same."""
+    return normalise(row.text), *row.images
+
+
+def _exact(again: Sequence[str], asked: int, known: int) -> Finding:
+    share = len(again) / asked
+    value = {"heldout": asked, "train": known, "repeated": len(again)}
+    text = f"{len(again)} of {asked} held-out prompts are among the {known} of training"
     if not again:
         return Finding(check="leak.exact", severity="ok", text=text, value=value)
     return Finding(
@@ -91,9 +97,7 @@ def _exact(asked: Sequence[str], known: Sequence[str]) -> Finding:
     )
 
 
-def _near(asked: Sequence[str], known: Sequence[str], overlap: Overlap) -> Finding:
-    there = {normalise(text) for text in known}
-    left = [text for text in asked if normalise(text) not in there]
+def _near(left: Sequence[str], known: Sequence[str], overlap: Overlap) -> Finding:
     twins, by_words, own = near_twins(left, known, overlap)
     unit = f"{overlap.words} words in a row" if by_words else f"{overlap.characters} characters"
     value = {
@@ -115,7 +119,7 @@ def _near(asked: Sequence[str], known: Sequence[str], overlap: Overlap) -> Findi
     worst = f"; the worst: {clip(twins[0].heldout, 60)} and {clip(twins[0].train, 60)}"
     return Finding(
         check="leak.near",
-        severity="stop" if len(twins) > 0.5 * len(asked) else "warn",
+        severity="stop" if len(twins) > 0.5 * len(left) else "warn",
         text=text + worst,
         change="read the pairs in preflight.json; if they are the same question, take them out of "
         "data.path or name other prompts in data.heldout_path; --ngram sets the grams' length",

@@ -20,7 +20,7 @@ from posttrain.llm.data import Row
 from posttrain.llm.model import batch_of, demonstration_ids, device, token_logps
 from posttrain.llm.preflight.labels import essential
 from posttrain.llm.preflight.subject import Start
-from posttrain.llm.preflight.traps import rl_config
+from posttrain.llm.preflight.trainers import rl_config
 from posttrain.llm.reward import Judge
 from posttrain.llm.seen import tokenizer_of
 from posttrain.llm.settings import Decoding, LlmRecipe

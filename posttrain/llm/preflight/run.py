@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from posttrain.llm import training
+from posttrain.llm import environment, training
 from posttrain.llm.data import load_rows
 from posttrain.llm.preflight import leak, offload, traps, verifier
-from posttrain.llm.preflight.case import Case, Options, guarded, not_rehearsed
+from posttrain.llm.preflight.case import Case, Options, guarded
 from posttrain.llm.preflight.finding import Finding
 from posttrain.llm.preflight.subject import start_of
 from posttrain.llm.preflight.weights import weight_checks
@@ -53,12 +53,14 @@ def _findings(case: Case) -> Iterable[Finding]:
     recipe = case.recipe
     try:
         train, heldout = load_rows(recipe.data)
+        factory = _factory(recipe)
+        opened = environment.enter(train, heldout, factory)
     except (ValueError, OSError) as error:
-        change = "correct data.path, data.columns or data.heldout as it says"
+        change = "correct data or environment as it says"
         yield Finding(check="data", severity="stop", text=str(error), change=change)
         yield from _settings(case, heldout=recipe.data.heldout)
         return
-    case = replace(case, train=train, heldout=heldout)
+    case = replace(case, train=opened[0], heldout=opened[1], factory=factory)
     yield Finding(
         check="data",
         severity="ok",
@@ -67,18 +69,13 @@ def _findings(case: Case) -> Iterable[Finding]:
     )
     yield from _settings(case, heldout=len({row.unit for row in heldout}))
     yield from leak.leak_checks(train, heldout, overlap=case.options.overlap)
-    if recipe.environment is not None:
-        yield not_rehearsed(
-            "the policy acts in an environment, so rewards and rollouts need whole episodes"
-        )
-        return
     judge: Judge | None = None
     try:
         judge = make_judge(recipe.reward, scale=recipe.diagnose.scale)
     except ValueError as error:
         change = "correct reward as it says"
         yield Finding(check="reward", severity="stop", text=str(error), change=change)
-    if judge is not None:
+    if judge is not None and factory is None:
         yield from verifier.reward_checks(
             [*train[:JUDGED], *heldout[: JUDGED // 2]],
             judge,
@@ -88,6 +85,13 @@ def _findings(case: Case) -> Iterable[Finding]:
     yield from guarded(
         "model", lambda: _model(case, judge), "correct model.path, model.dtype or data as it says"
     )
+
+
+def _factory(recipe: LlmRecipe) -> environment.Factory | None:
+    if recipe.environment is None:
+        return None
+    rewards = recipe.reward.kind == "environment"
+    return environment.make_factory(recipe.environment, rewards=rewards)
 
 
 def _model(case: Case, judge: Judge | None) -> Iterable[Finding]:

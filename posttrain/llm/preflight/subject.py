@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from posttrain.llm import model
+from posttrain.llm import environment, model
 from posttrain.llm.adapted import is_adapter
 from posttrain.llm.data import Row, texts
 from posttrain.llm.settings import LlmRecipe
@@ -57,14 +57,19 @@ def start_of(
 
     Raises:
         ModelError: it cannot be loaded.
+        EnvironmentError: its chat template cannot write tool calls, and the recipe has tools.
     """
-    dtype = recipe.model.dtype
+    dtype, acts = recipe.model.dtype, recipe.environment is not None
     if (record.sft / "config.json").exists():
         policy, processing = model.load(record.sft, dtype=dtype)
+        if acts:
+            environment.prepare(processing)
         yield Start(policy, processing, str(record.sft), made=True)
         return
     said = texts((*train, *heldout))
-    policy, processing = model.load_base(recipe.model, texts=said, seed=recipe.seed)
+    policy, processing = model.load_base(recipe.model, texts=said, seed=recipe.seed, tools=acts)
+    if acts:
+        environment.prepare(processing)
     source = str(getattr(policy.config, "_name_or_path", ""))
     if source and not recipe.model.path.startswith("tiny") and not is_adapter(recipe.model.path):
         yield Start(policy, processing, source, made=recipe.sft is None)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from posttrain.intervention.plan import Plan
-from posttrain.intervention.ramp import ramp
-from posttrain.llm import training
-from posttrain.llm.honour import PlanError, check_cycle, check_replay, honour
 from posttrain.llm.preflight.finding import Finding
+from posttrain.llm.preflight.trainers import (
+    cycle_check,
+    freshness,
+    plan_checks,
+    readable,
+    rl_config,
+    sft_config,
+)
 from posttrain.llm.settings import LlmRecipe, RlSettings
-from posttrain.recipe import RecipeError
 
 FULL, ADAPTER = 1e-4, 5e-6
 """Learning rates above which a pretrained model forgets, and below which an adapter stays."""
 ROLLED_OUT = ("grpo", "rloo")
-CLUSTER = ("deepspeed", "fsdp", "fsdp_config")
-"""Reading these as TRL does switches DeepSpeed or FSDP on, for the whole process."""
 
 
 def settings_checks(
@@ -42,7 +44,7 @@ def settings_checks(
     """
     found = [_precision(recipe, accelerator=accelerator), _lora(recipe)]
     if recipe.sft is not None:
-        found.append(_readable("sft.trainer", lambda: _sft_config(recipe, folder))[1])
+        found.append(readable("sft.trainer", lambda: sft_config(recipe, folder))[1])
     rl = recipe.rl
     if rl is None:
         return tuple(found)
@@ -50,128 +52,15 @@ def settings_checks(
     if rl.algorithm not in ROLLED_OUT:
         return tuple(found)
     found.append(_sampler(recipe))
-    config, readable = _readable("rl.trainer", lambda: rl_config(recipe, rl, folder))
-    found.append(readable)
+    config, read = readable("rl.trainer", lambda: rl_config(recipe, rl, folder))
+    found.append(read)
     if config is not None:
         found += [
-            _refusal(
-                "settings.cycle", "checkpoints end whole generation cycles", check_cycle, config
-            ),
-            _fresh(config),
-            *_plan(plan, recipe, rl, config, world),
+            cycle_check(config),
+            freshness(config),
+            *plan_checks(plan, recipe, rl, config, world),
         ]
     return tuple(found)
-
-
-def rl_config(recipe: LlmRecipe, rl: RlSettings, folder: Path, **sizes: Any) -> Any:
-    """The recipe's `rl.trainer` as TRL reads it.
-
-    Raises:
-        RecipeError: an unknown field, a wrong type, or one that another part decides.
-        ValueError: TRL refuses the combination.
-    """
-    from trl import GRPOConfig, RLOOConfig
-
-    return training.trainer_config(
-        GRPOConfig if rl.algorithm == "grpo" else RLOOConfig,
-        "rl.trainer",
-        _alone(rl.trainer),
-        ours={
-            "output_dir": str(folder),
-            "seed": recipe.seed,
-            "max_steps": rl.steps,
-            "beta": 0.0,
-            "temperature": recipe.rollout.temperature or 1.0,
-            "top_p": recipe.rollout.top_p,
-            "top_k": recipe.rollout.top_k,
-            "max_completion_length": recipe.rollout.max_new_tokens,
-            "eval_strategy": "steps",
-            "eval_steps": rl.eval_every,
-            "num_generations_eval": rl.eval_samples,
-            "save_steps": rl.save_every,
-            "sync_ref_model": False,
-            **sizes,
-        },
-    )
-
-
-def _sft_config(recipe: LlmRecipe, folder: Path) -> Any:
-    from trl import SFTConfig
-
-    if recipe.sft is None:
-        raise ValueError("sft: wanted a section, got null")
-    return training.trainer_config(
-        SFTConfig,
-        "sft.trainer",
-        _alone(recipe.sft.trainer),
-        ours={
-            "output_dir": str(folder),
-            "seed": recipe.seed,
-            "eval_strategy": "steps",
-            "eval_steps": 1,
-        },
-    )
-
-
-def _alone(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in trainer.items() if k not in CLUSTER}
-
-
-def _readable(section: str, read: Callable[[], Any]) -> tuple[Any, Finding]:
-    check = f"settings.{section.replace('.', '_')}"
-    try:
-        config = read()
-    except (RecipeError, ValueError, TypeError) as error:
-        return None, Finding(
-            check=check,
-            severity="stop",
-            text=str(error).strip(),
-            change=f"correct {section}: its fields are those of TRL's own configuration",
-        )
-    text = f"TRL takes every field of {section}"
-    return config, Finding(check=check, severity="ok", text=text)
-
-
-def _refusal(check: str, fine: str, ask: Callable[..., None], *given: Any, **named: Any) -> Finding:
-    """What the run itself would refuse, before it is started."""
-    try:
-        ask(*given, **named)
-    except PlanError as error:
-        fields = str(error).partition(":")[0]
-        return Finding(
-            check=check, severity="stop", text=str(error), change=f"change {fields} as it says"
-        )
-    return Finding(check=check, severity="ok", text=fine)
-
-
-def _plan(
-    plan: Plan | None, recipe: LlmRecipe, rl: RlSettings, config: Any, world: int
-) -> list[Finding]:
-    if plan is None:
-        return [
-            Finding(
-                check="settings.plan",
-                severity="unknown",
-                text="the plan is the diagnosis' to prescribe, so it cannot be checked yet",
-                change="`posttrain run RECIPE --stop-after diagnose`, then preflight again",
-            )
-        ]
-    lora = recipe.model.lora is not None
-    found = [
-        _refusal(
-            "settings.plan",
-            "the learner can do all that the plan asks for",
-            honour,
-            plan,
-            generations=config.num_generations,
-            lora=lora,
-            algorithm=rl.algorithm,
-        )
-    ]
-    if plan.replay is not None and ramp(plan.replay.weight).peak > 0:
-        fine = "the replayed rows of a step are dealt out evenly"
-        found.append(_refusal("settings.replay", fine, check_replay, config, rl.replay_rows, world))
-    return found
 
 
 def _precision(recipe: LlmRecipe, *, accelerator: bool) -> Finding:
@@ -292,22 +181,3 @@ def _sampler(recipe: LlmRecipe) -> Finding:
         )
     text = f"rollouts are drawn at temperature {rollout.temperature:g}, uncut"
     return Finding(check=check, severity="ok", text=text)
-
-
-def _fresh(config: Any) -> Finding:
-    """How many updates one batch of rollouts serves."""
-    check = "settings.freshness"
-    steps = config.steps_per_generation / config.gradient_accumulation_steps
-    updates = steps * config.num_iterations
-    value = {"updates": updates}
-    if updates <= 1:
-        text = "every update has rollouts of its own"
-        return Finding(check=check, severity="ok", text=text, value=value)
-    return Finding(
-        check=check,
-        severity="warn" if updates > 4 else "ok",
-        text=f"one batch of rollouts serves {updates:g} updates: the last are off-policy",
-        change="set rl.trainer.steps_per_generation to gradient_accumulation_steps and "
-        "num_iterations=1",
-        value=value,
-    )

@@ -3,45 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from posttrain.llm.data import Row
+from posttrain.llm.preflight import shortcuts
 from posttrain.llm.preflight.finding import Finding, Severity, clip
+from posttrain.llm.preflight.marks import mark
 from posttrain.llm.reward import Judge, RewardError
 
 SLOW_STEP = 5.0
 """Seconds of judging in one RL step that are worth a word."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Marks:
-    """Returns of one kind of answer, row by row; None where the reward declines."""
-
-    values: tuple[float | None, ...]
-    parsed: tuple[bool, ...]
-
-    def mean(self, low: float) -> float:
-        """Mean return; an answer that is not judged is worth the least."""
-        return sum(low if v is None else v for v in self.values) / len(self.values)
-
-    def share(self, wanted: Callable[[float], bool]) -> float:
-        """Share of rows whose return is as wanted."""
-        return sum(v is not None and wanted(v) for v in self.values) / len(self.values)
-
-
-def mark(judge: Judge, rows: Sequence[Row], answers: Sequence[str]) -> Marks:
-    """Judge one answer a row.
-
-    Raises:
-        RewardError: the reward raised, or left its scale.
-    """
-    found = judge([row.reward_columns() for row in rows], list(answers))
-    return Marks(
-        values=tuple(j.value for j in found),
-        parsed=tuple(j.parsed for j in found),
-    )
 
 
 def reward_checks(
@@ -56,11 +28,10 @@ def reward_checks(
         per_step: completions that one RL step judges.
     """
     found = []
-    for check in (_perfect, _empty, _echo, _swapped, _hedged, _cut, _repeat):
+    for name, check in CHECKS.items():
         try:
             found.append(check(rows, judge, scale))
         except RewardError as error:
-            name = check.__name__.strip("_")
             found.append(_raised(f"reward.{name}", str(error)))
     if not any(f.check == "reward.raises" for f in found):
         found.append(_speed(rows, judge, per_step))
@@ -122,118 +93,28 @@ def _perfect(rows: Sequence[Row], judge: Judge, scale: tuple[float, float]) -> F
     return Finding(check=check, severity=severe, text=text + example, change=change, value=value)
 
 
-def _shortcut(
-    name: str, what: str, change: str, marks: Marks, scale: tuple[float, float]
-) -> Finding:
-    """An answer that knows nothing must score the least."""
-    low, high = scale
-    mean, paid = marks.mean(low), marks.share(lambda v: v > low)
-    full = marks.share(lambda v: v >= high)
-    value = {"mean": mean, "paid": paid, "full": full, "rows": len(marks.values)}
-    text = f"{what} scores {mean:.3g} on average; above the lowest return on {paid:.0%} of rows"
-    if paid == 0:
-        return Finding(check=f"reward.{name}", severity="ok", text=text, value=value)
-    text += f", at the highest on {full:.0%}"
-    severe: Severity = "stop" if full > 0.5 or mean - low > 0.5 * (high - low) else "warn"
-    return Finding(check=f"reward.{name}", severity=severe, text=text, change=change, value=value)
+def replayed_check(records: Sequence[Mapping[str, Any]], *, scale: tuple[float, float]) -> Finding:
+    """Demonstrations replayed in their environment: the best of them must reach the top.
 
-
-def _empty(rows: Sequence[Row], judge: Judge, scale: tuple[float, float]) -> Finding:
-    marks = mark(judge, rows, [""] * len(rows))
-    change = "give an empty answer the lowest return of diagnose.scale, or RL learns to be silent"
-    return _shortcut("empty", "an empty answer", change, marks, scale)
-
-
-def _echo(rows: Sequence[Row], judge: Judge, scale: tuple[float, float]) -> Finding:
-    marks = mark(judge, rows, [row.text for row in rows])
-    change = (
-        "judge what stands in the answer and not what stood in the question: anchor "
-        "reward.extract or reward.pattern to the form of an answer"
-    )
-    return _shortcut("echo", "the prompt said back", change, marks, scale)
-
-
-def _hedged(rows: Sequence[Row], judge: Judge, scale: tuple[float, float]) -> Finding:
-    """A list of many answers, the right one among them, is no answer."""
-    several = list(dict.fromkeys(_right(row) for row in rows))[:20]
-    answers = ["\n".join(dict.fromkeys([*several, _right(row)])) for row in rows]
-    if len(several) < 2:
-        return Finding(
-            check="reward.hedged", severity="ok", text="all rows have the same answer", value={}
-        )
-    marks = mark(judge, rows, answers)
-    change = (
-        "compare the whole answer (reward.kind: exact, or scoring: exact or solved), or take the "
-        "last one in reward.extract: credit for containing the answer teaches lists"
-    )
-    what = f"a list of {len(several)} or more answers, the right one among them,"
-    return _shortcut("hedged", what, change, marks, scale)
-
-
-def _swapped(rows: Sequence[Row], judge: Judge, scale: tuple[float, float]) -> Finding:
-    """Another row's answer: what a policy gets that does not look at its prompt."""
-    low, high = scale
-    answers = [_right(row) for row in rows]
-    other = [
-        next((a for a in answers[i + 1 :] + answers[:i] if a != own), None)
-        for i, own in enumerate(answers)
-    ]
-    pairs = [(row, a) for row, a in zip(rows, other, strict=True) if a is not None]
-    check = "reward.swapped"
-    if not pairs:
-        return Finding(
-            check=check,
-            severity="warn",
-            text="every row has the same answer, so a policy need not look at its prompt",
-            change="bring rows with different answers in data.path",
-        )
-    marks = mark(judge, [row for row, _ in pairs], [a for _, a in pairs])
-    paid = marks.share(lambda v: v >= high)
-    text = f"another row's answer reaches the highest return on {paid:.0%} of rows"
-    value = {"full": paid, "mean": marks.mean(low), "rows": len(pairs)}
-    if paid <= 0.05:
-        return Finding(check=check, severity="ok", text=text, value=value)
-    return Finding(
-        check=check,
-        severity="stop" if paid > 0.9 else "warn",
-        text=text,
-        change="make the reward depend on the row: check reward.answer, reward.extract and "
-        "reward.pattern; if only the form is judged on purpose, RL will improve nothing but form",
-        value=value,
-    )
-
-
-def _cut(rows: Sequence[Row], judge: Judge, scale: tuple[float, float]) -> Finding:
-    """The first half of a demonstration that reaches the top must not reach it as well."""
-    low, high = scale
-    full = mark(judge, rows, [row.completion for row in rows])
-    long = [
-        row
-        for row, v in zip(rows, full.values, strict=True)
-        if v == high and len(row.completion) > 1
-    ]
-    if not long:
-        return Finding(
-            check="reward.cut",
-            severity="ok",
-            text="no demonstration at the highest return is long enough to be cut",
-            value={"rows": 0},
-        )
-    marks = mark(judge, long, [row.completion[: len(row.completion) // 2] for row in long])
-    full_again = marks.share(lambda v: v >= high)
+    Args:
+        records: of `score_demonstrations`.
+        scale: lowest and highest return.
+    """
+    returns = [r["return"] for r in records if r["return"] is not None]
+    best = sum(value == scale[1] for value in returns)
+    value = {"rows": len(records), "full": best, "unscorable": len(records) - len(returns)}
     text = (
-        f"the first half of a right demonstration scores {marks.mean(low):.3g} on average, the "
-        f"highest return on {full_again:.0%} of rows"
+        f"{best} of {len(records)} demonstrations, replayed in their environment, reach the "
+        f"highest return {scale[1]:g}; {value['unscorable']} could not be judged"
     )
-    value = {"full": full_again, "mean": marks.mean(low), "rows": len(long)}
-    if full_again <= 0.05:
-        return Finding(check="reward.cut", severity="ok", text=text, value=value)
+    if best and value["unscorable"] <= 0.1 * len(records):
+        return Finding(check="reward.perfect", severity="ok", text=text, value=value)
     return Finding(
-        check="reward.cut",
-        severity="warn",
+        check="reward.perfect",
+        severity="warn" if best else "stop",
         text=text,
-        change="let the reward ask for the end of an answer (anchor reward.extract or "
-        "reward.pattern with $), or RL learns to stop early",
+        change="compare the tool calls in data.path with the tools of environment.path, and the "
+        "returns of its get_reward with diagnose.scale",
         value=value,
     )
 
@@ -297,5 +178,12 @@ def _speed(rows: Sequence[Row], judge: Judge, per_step: int) -> Finding:
     )
 
 
-def _right(row: Row) -> str:
-    return row.completion if row.answer is None else row.answer
+CHECKS: Mapping[str, Callable[[Sequence[Row], Judge, tuple[float, float]], Finding]] = {
+    "perfect": _perfect,
+    "empty": shortcuts.empty,
+    "echo": shortcuts.echo,
+    "swapped": shortcuts.swapped,
+    "hedged": shortcuts.hedged,
+    "cut": shortcuts.cut,
+    "repeat": _repeat,
+}

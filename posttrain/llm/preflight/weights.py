@@ -15,6 +15,7 @@ from posttrain.llm.preflight import (
     rehearsal,
     signal,
     template,
+    verifier,
 )
 from posttrain.llm.preflight.case import Case, guarded, not_rehearsed
 from posttrain.llm.preflight.finding import Finding
@@ -26,8 +27,8 @@ from posttrain.llm.seen import tokenizer_of
 
 READ, MEASURED, REHEARSED = 64, 2_000, 4
 """Rows read as tokens one by one, rows whose length is taken, rows given to the models."""
-DRAWN = 64
-"""Prompts whose rollouts are drawn."""
+DRAWN, REPLAYED = 64, 200
+"""Prompts whose rollouts are drawn, and demonstrations that are replayed in an environment."""
 
 
 def weight_checks(case: Case, start: Start, judge: Judge | None) -> Iterable[Finding]:
@@ -47,6 +48,9 @@ def weight_checks(case: Case, start: Start, judge: Judge | None) -> Iterable[Fin
     if judge is None:
         return
     yield from guarded("length", lambda: _lengths(case, start, judge), "correct data as it says")
+    if case.factory is not None:
+        yield not_rehearsed("the policy acts in an environment, so a rollout is a whole episode")
+        return
     yield from guarded("signal", lambda: _signal(case, start, judge), "correct rollout as it says")
     rl = case.recipe.rl
     if rl is None or rl.algorithm not in rehearsal.TRAINERS:
@@ -97,7 +101,7 @@ def _labels(case: Case, start: Start, rows: Sequence[Row]) -> Iterable[Finding]:
     pairs = [model.demonstration_ids(processing, row) for row in case.train[:MEASURED]]
     yield labels.length_check(
         [len(prompt) + len(completion) for prompt, completion in pairs],
-        limit=settings.trainer.get("max_length", 1024),
+        limit=settings.trainer.get("max_length", None if rows[0].images else 1024),
         packing=bool(settings.trainer.get("packing")),
     )
 
@@ -105,8 +109,13 @@ def _labels(case: Case, start: Start, rows: Sequence[Row]) -> Iterable[Finding]:
 def _lengths(case: Case, start: Start, judge: Judge) -> Iterable[Finding]:
     limit = case.recipe.rollout.max_new_tokens
     rows = [*case.train[:MEASURED], *case.heldout[:MEASURED]]
-    tokenizer = tokenizer_of(start.processing)
-    scored = score_demonstrations(rows, judge, tokenizer, limit=limit, split="seen")
+    if case.factory is not None:
+        rows = rows[:REPLAYED]  # an episode each
+    scored = score_demonstrations(
+        rows, judge, start.processing, limit=limit, split="seen", factory=case.factory
+    )
+    if case.factory is not None:
+        yield verifier.replayed_check(scored, scale=case.recipe.diagnose.scale)
     yield length.demonstrations_check(scored, limit=limit)
     window = getattr(start.model.config.get_text_config(), "max_position_embeddings", None)
     yield length.context_check(rows, start.processing, limit=limit, window=window)

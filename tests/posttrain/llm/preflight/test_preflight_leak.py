@@ -28,6 +28,16 @@ def test_case_and_spaces_do_not_hide_a_repetition():
     assert near.value["compared"] == 1
 
 
+def test_the_same_words_about_another_picture_are_another_question():
+    def seen(*images):
+        said = {"role": "user", "content": "How many are red?"}
+        return [Row(unit=i, prompt=(said,), completion="2", images=(i,)) for i in images]
+
+    other = leak_checks(seen("a", "b"), seen("c", "d"))
+    assert [f.severity for f in other] == ["ok", "ok"]
+    assert leak_checks(seen("a", "b"), seen("b", "d"))[0].value["repeated"] == 1
+
+
 def test_one_of_many_warns():
     heldout = [f"How many legs have {n} dogs of {n * 7} owners" for n in range(50)]
     exact, _ = checks([heldout[3].upper()], heldout)

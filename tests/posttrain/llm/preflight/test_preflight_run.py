@@ -126,3 +126,16 @@ def test_the_worst_of_all_decides_and_is_shown_first():
     shown = console.export_text()
     assert shown.index("broken") < shown.index("hm")
     assert "fine" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "rehearsed"),
+    [("llm/shapes", True), ("llm/vault", False), ("llm/arithmetic_dpo", False)],
+)
+def test_pictures_environments_and_preferences_have_a_preflight(tmp_path, name, rehearsed):
+    small = ["data.size=300", "data.heldout=40", "rl.eval_units=20", f"output={tmp_path}"]
+    found = by_check(preflight(load(name, small)))
+    assert {f.severity for f in found.values()} == {"ok", "unknown"}
+    assert {"sft.end", "template.end", "reward.perfect", "length.demonstrations"} <= set(found)
+    assert ("parity.prompts" in found) == rehearsed
+    assert ("rehearsal" in found) != rehearsed

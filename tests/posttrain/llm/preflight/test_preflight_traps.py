@@ -11,6 +11,7 @@ from posttrain.llm.settings import (
     LlmRecipe,
     Lora,
     ModelSettings,
+    MonitorSettings,
     RlSettings,
     SftSettings,
 )
@@ -52,7 +53,7 @@ def wrong(found):
 def test_a_sound_recipe_passes(tmp_path):
     found = checks(recipe(), tmp_path)
     assert wrong(found) == {}
-    assert len(found) == 10
+    assert len(found) == 11
 
 
 def test_before_the_diagnosis_the_plan_is_unknown(tmp_path):
@@ -132,3 +133,10 @@ def test_replayed_rows_must_be_dealt_out_evenly(tmp_path):
     plan = Plan(replay=Replay(weight=0.5))
     assert checks(recipe(), tmp_path, plan=plan, world=2)["settings.replay"].severity == "ok"
     assert checks(recipe(), tmp_path, plan=plan, world=3)["settings.replay"].severity == "stop"
+
+
+def test_a_monitor_without_anything_to_adapt_stops(tmp_path):
+    asked = recipe(replace(rl(), monitor=MonitorSettings(adapt=("release",))))
+    assert wrong(checks(asked, tmp_path)) == {"settings.monitor": "stop"}
+    replayed = Plan(replay=Replay(weight=0.5))
+    assert wrong(checks(asked, tmp_path, plan=replayed)) == {}

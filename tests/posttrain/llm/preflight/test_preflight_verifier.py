@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from posttrain.llm.data import Row
-from posttrain.llm.preflight.verifier import reward_checks
+from posttrain.llm.preflight.verifier import replayed_check, reward_checks
 from posttrain.llm.reward import Judgement, RewardError, make_judge
 from posttrain.llm.settings import ExactReward, ReasoningGymReward, RegexReward
 
@@ -153,3 +153,12 @@ def test_a_slow_reward_is_timed_by_the_step(monkeypatch):
     found = by_check(make_judge(ExactReward(), scale=UNIT), per_step=10_000)
     assert found["reward.speed"].severity == "warn"
     assert found["reward.speed"].value["seconds_per_step"] > 5
+
+
+def test_demonstrations_replayed_in_an_environment_must_reach_its_goal():
+    def told(*returns):
+        return replayed_check([{"return": r} for r in returns], scale=UNIT).severity
+
+    assert told(1.0, 0.0, 1.0) == "ok"
+    assert told(0.0, 0.5) == "stop"
+    assert told(1.0, None) == "warn"
