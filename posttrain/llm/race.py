@@ -161,7 +161,13 @@ def _lap(
     """What a round shows, and who goes on."""
     settings = work.recipe.diagnose
     pooled = {
-        name: Scores.from_rows([row for leg in legs for row in leg.records])
+        name: Scores.from_rows(
+            [
+                {**row, "seed": k * probe.samples + row["seed"]}
+                for k, leg in enumerate(legs)
+                for row in leg.records
+            ]
+        )
         for name, legs in shown.items()
     }
     by_seed = {

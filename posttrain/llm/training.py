@@ -195,7 +195,7 @@ class Keep(TrainerCallback):
             return
         row = {k: v for k, v in logs.items() if isinstance(v, int | float) or v is None}
         row = {k: v for k, v in row.items() if not any(part in k for part in UNREPEATABLE)}
-        if row:
+        if row.keys() - {"epoch"}:  # at the end of a run, or a pause, only clocks are logged
             self.log.append({"step": state.global_step, **row})
         shown = [
             f"{k.rsplit('/', 1)[-1]} {row[k]:.3f}" for k in self.show if row.get(k) is not None
