@@ -20,7 +20,7 @@ class Taken:
     stages: tuple[str, ...]
     """Stages that need not be done again. The diagnosis is read off the same scores once more."""
     files: tuple[str, ...]
-    """Of the record's folder; one that is not there is not taken."""
+    """Of the record's folder; what is not there is not taken."""
     folders: tuple[str, ...]
 
 
@@ -55,6 +55,8 @@ def take(record: Record, mine: Mapping[str, Any], folder: Path, what: Taken, *, 
             with replacing(record.path / name) as temporary:
                 shutil.copyfile(folder / name, temporary)
     for name in what.folders:
+        if not (folder / name).is_dir():
+            continue
         with replacing_folder(record.path / name) as here:
             for file in (folder / name).iterdir():
                 shutil.copyfile(file, here / file.name)

@@ -50,7 +50,7 @@ TAKEN = Taken(
         "data/train.jsonl", "data/heldout.jsonl", "data/demonstration_scores.jsonl",
         "sft_metrics.jsonl", "integrity.json", "scores.parquet",
     ),
-    folders=("sft",),
+    folders=("sft", "rollouts/pi0/seen/tokens"),
 )  # fmt: skip
 """What a run takes over from another of the same setting."""
 STAGES = ("data", "sft", "score", "sample", "diagnose", "rl", "outcome")
