@@ -32,7 +32,7 @@ class Anchor:
     `term` is what is penalised: the KL to the reference, or the cloning loss on its actions.
     The KL stands beside the loss, or is subtracted from the return before advantages are taken
     (`place`). With a `target`, in nats a token or action, the coefficient is only where it
-    starts: each step it grows or shrinks by at most `rate`, as the KL lies above or below the
+    starts: each step it grows or shrinks by at most `rate` / 5, as the KL lies above or below the
     target (arXiv 1909.08593, section 2.2).
 
     `reference` stays `fixed`, is `synced` (moved to `mix` * policy + (1 - `mix`) * reference;
