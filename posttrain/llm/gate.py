@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,10 +38,9 @@ class Map:
 
     def described(self) -> str:
         """One sentence with the count of every action."""
-        said = list(self.actions.values())
-        count = {what: said.count(what) for what in ACTIONS}
+        count = Counter(self.actions.values())
         return (
-            f"Of {len(said)} training prompts, the gate keeps the demonstration of "
+            f"Of {len(self.actions)} training prompts, the gate keeps the demonstration of "
             f"{count['demonstration']}, leaves {count['rl']} to RL, drops the wrong demonstration "
             f"of {count['drop']}, and leaves out {count['fix']} where D and pi_0 both fail."
         )
@@ -100,8 +100,8 @@ class Gate:
 
     def shares(self) -> dict[Action, float]:
         """The share of units with each action."""
-        said = list(self.actions.values())
-        return {what: said.count(what) / len(said) for what in ACTIONS}
+        count = Counter(self.actions.values())
+        return {what: count[what] / len(self.actions) for what in ACTIONS}
 
     def state(self) -> dict[str, Any]:
         """Units by action."""

@@ -72,8 +72,9 @@ class ReplayLoss:
 
     def kept(self, gate: Gate | None) -> Rows:
         """The demonstrations that a gate keeps now; all without one."""
-        rows = range(len(self.pairs)) if gate is None else kept_rows(self.units, gate.actions)
-        return np.array(rows, dtype=np.int64)
+        if gate is None:
+            return np.arange(len(self.pairs))
+        return np.array(kept_rows(self.units, gate.actions), dtype=np.int64)
 
     def rows_at(self, kept: Rows, at: Batch) -> Rows:
         """The demonstrations of one micro-batch on one process.
@@ -222,11 +223,13 @@ class KeepData:
     def _now(self, replay: ReplayLoss) -> _Replaying:
         """What this optimizer step replays: settled at its first micro-batch."""
         step = int(self.state.global_step)
-        if self._replaying is None or self._replaying.step != step:
-            kept = replay.kept(self.gate)
+        last = self._replaying
+        if last is None or last.step != step:
+            moves = self.gate is not None and self.gate.live
+            kept = replay.kept(self.gate) if last is None or moves else last.kept
             tokens = replay.tokens_at(kept, self._batch(0)) if len(kept) else 0
-            self._replaying = _Replaying(step=step, kept=kept, tokens=tokens)
-        return self._replaying
+            last = self._replaying = _Replaying(step=step, kept=kept, tokens=tokens)
+        return last
 
     def _batch(self, micro: int) -> Batch:
         return Batch(

@@ -303,3 +303,32 @@ def test_a_trainer_with_tools_is_refused(online):
     with pytest.raises(PlanError, match="these rollouts call tools"):
         trainer.deal(shares(share=0.25), None)
     trainer.deal(None, None)
+
+
+def test_with_pictures_each_demonstration_is_weighed_beside_its_own_picture(online, tmp_path):
+    from posttrain.llm import seen, tiny_vlm
+    from posttrain.llm.data import load_rows, texts
+    from posttrain.llm.settings import DataSettings
+
+    data = load_rows(DataSettings(path="shapes", size=60, heldout=12, options={"objects": 1}))
+    processor = tiny_vlm.make_processor(texts((*data[0], *data[1])))
+    policy = tiny_vlm.make_model(processor, hidden=32, seed=0)
+    torch.nn.init.normal_(policy.model.multi_modal_projector.linear_1.weight, std=1.0)
+    model.save(policy, processor, tmp_path / "pi0")
+    online = type(online)(tmp_path / "pi0", data, tmp_path)
+    plan = Replay(**PARTS, token_weight="luffy")(Plan())
+    step = Step(online, plan, rows=data[0][:4], algorithm="rloo")
+    pi0, processor = model.load(tmp_path / "pi0")
+    rows = {row.unit: row for row in data[0][:4]}
+    for i, (asked_for, dealt) in enumerate(zip(step.rows, step.dealt, strict=True)):
+        if dealt is None:
+            assert (step.batch["demonstration_weight"][i] == 1).all()
+            continue
+        prompt, said = model.demonstration_ids(processor, rows[asked_for["unit"]])
+        pad, cpu = seen.pad_of(processor), torch.device("cpu")
+        with torch.no_grad():
+            logps, mask = model.token_logps(pi0, model.batch_of([(prompt, said)], pad, cpu))
+        wanted = token_weights("luffy", logps[mask])[: len(dealt.tokens)]
+        found = step.batch["demonstration_weight"][i]
+        torch.testing.assert_close(found[: len(wanted)], wanted, rtol=1e-3, atol=1e-5)
+        assert (found[len(wanted) :] == 1).all()
