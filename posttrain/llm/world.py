@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from posttrain.llm.sharding import refuse_sharded_weights
+
 T = TypeVar("T")
 
 
@@ -63,9 +65,12 @@ def current() -> World:
 
     Raises:
         WorldError: the launcher asked for more processes than there are.
+        ShardingError: the launcher asked for weights in parts.
     """
     import torch
     from accelerate import PartialState
+
+    refuse_sharded_weights(os.environ)
 
     asked_for_several = "MASTER_ADDR" in os.environ and "ACCELERATE_USE_CPU" in os.environ
     if asked_for_several and "WORLD_SIZE" not in os.environ:

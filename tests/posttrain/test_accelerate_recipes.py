@@ -120,3 +120,28 @@ def test_the_deepspeed_files_ask_for_their_stage_and_no_offload(name, stage, env
     zero = plugin.deepspeed_config["zero_optimization"]
     assert zero["stage"] == stage
     assert zero["stage3_gather_16bit_weights_on_model_save"] == (stage == 3)
+
+
+@pytest.mark.parametrize(("name", "asked"), [("fsdp2", "FSDP"), ("zero3", "ZeRO-3")])
+def test_a_run_refuses_weights_in_parts(name, asked):
+    from posttrain.llm.sharding import ShardingError, refuse_sharded_weights
+
+    with pytest.raises(ShardingError, match=rf"{asked}, which cuts up.*zero2\.yaml"):
+        refuse_sharded_weights(launched(name)[1])
+
+
+@pytest.mark.parametrize("name", ["gpu_1", "ddp", "zero2", "cpu_1", "cpu_2"])
+def test_a_run_takes_whole_weights(name):
+    from posttrain.llm.sharding import refuse_sharded_weights
+
+    refuse_sharded_weights(launched(name)[1])
+
+
+def test_the_refusal_is_what_a_run_says_first(environment):
+    pytest.importorskip("trl")
+    from posttrain.llm.sharding import ShardingError
+    from posttrain.llm.world import current
+
+    environment(launched("zero3")[1])
+    with pytest.raises(ShardingError, match="ZeRO-3"):
+        current()
