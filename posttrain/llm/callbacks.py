@@ -17,6 +17,7 @@ from posttrain.intervention.plan import Reset
 from posttrain.intervention.reset import apply_reset
 from posttrain.llm import compat
 from posttrain.llm.model import token_logps
+from posttrain.llm.sharding import refuse_master_weights
 from posttrain.llm.world import World
 from posttrain.record import MetricsLog
 from posttrain.regime.statistics import clustered_mean
@@ -73,6 +74,13 @@ class ScheduledReset(TrainerCallback):
     def __init__(self, reset: Reset, *, seed: int, base: Mapping[str, torch.Tensor] | None) -> None:
         """Apply `reset` with draws from `seed` and the step."""
         self.reset, self.seed, self.base = reset, seed, base
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Refuse where the next step would undo a reset."""
+        del state, control
+        refuse_master_weights(args, "reset.every")
 
     def on_step_end(
         self,

@@ -21,6 +21,7 @@ from posttrain.llm.reference import (
     reference_logps,
     refuse_sharded,
 )
+from posttrain.llm.sharding import refuse_master_weights
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -95,6 +96,14 @@ class MovingReference(TrainerCallback):
         )
         if resume is not None:
             self.reference.load(resume)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Refuse where the optimizer cannot be reset with the reference."""
+        del state, control
+        if self.anchor.reference == "reset":
+            refuse_master_weights(args, "anchor.reference")
 
     def on_step_end(
         self,

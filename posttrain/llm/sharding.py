@@ -1,8 +1,9 @@
-"""Has accelerate been asked to cut the weights up? The stages of a run need them whole."""
+"""What cannot be done where accelerate cuts up weights or optimizers, refused in a sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 
 class ShardingError(ValueError):
@@ -33,4 +34,25 @@ def refuse_sharded_weights(environment: Mapping[str, str]) -> None:
             "probes and saves whole policies between its trainings; launch with "
             "recipes/accelerate/ddp.yaml or zero2.yaml (with model.lora the optimizer is small), "
             "or export the plan to TRL (posttrain prescribe RUN --for trl)"
+        )
+
+
+def refuse_master_weights(args: Any, field: str) -> None:
+    """Refuse a reset between two steps of DeepSpeed's optimizer.
+
+    It trains its own float32 copy of the weights and writes it over the model's at the next step,
+    so that whatever was reset would be back.
+
+    Args:
+        args: the trainer's arguments.
+        field: of the plan, for the message.
+
+    Raises:
+        ShardingError: the trainer runs on DeepSpeed.
+    """
+    if getattr(args, "deepspeed_plugin", None) is not None:
+        raise ShardingError(
+            f"{field}: DeepSpeed trains a copy of the weights and writes it back at every step, so "
+            "a reset between two steps would be undone; launch with recipes/accelerate/ddp.yaml, "
+            "or reset before RL only (reset.every: 0)"
         )

@@ -145,3 +145,17 @@ def test_the_refusal_is_what_a_run_says_first(environment):
     environment(launched("zero3")[1])
     with pytest.raises(ShardingError, match="ZeRO-3"):
         current()
+
+
+def test_a_reset_between_deepspeeds_steps_is_refused_for_it_would_be_undone(tmp_path):
+    pytest.importorskip("trl")
+    from types import SimpleNamespace
+
+    from posttrain.intervention.plan import Reset
+    from posttrain.llm.callbacks import ScheduledReset
+    from posttrain.llm.sharding import ShardingError
+
+    reset = ScheduledReset(Reset(parts=("last_layers",), every=2), seed=0, base=None)
+    with pytest.raises(ShardingError, match=r"reset\.every: DeepSpeed trains a copy"):
+        reset.on_train_begin(SimpleNamespace(deepspeed_plugin=object()), None, None)
+    reset.on_train_begin(SimpleNamespace(deepspeed_plugin=None), None, None)
