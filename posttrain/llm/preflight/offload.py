@@ -44,11 +44,11 @@ def offload_check(where: str, found: Offload | None, version: str | None) -> Fin
     """Judge one configuration against one release.
 
     Args:
-        where: the field or file that the configuration comes from.
+        where: the field that the configuration belongs to: sft.trainer or rl.trainer.
         found: the configuration; None without DeepSpeed.
         version: of DeepSpeed; None where it is not installed.
     """
-    check = "deepspeed.gradients"
+    check = f"deepspeed.{where.partition('.')[0]}"
     if found is None:
         return Finding(check=check, severity="ok", text=f"{where}: no DeepSpeed", value={})
     value = {

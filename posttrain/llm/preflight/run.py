@@ -102,7 +102,7 @@ def _model(case: Case, judge: Judge | None) -> Iterable[Finding]:
 def _settings(case: Case, *, heldout: int) -> Iterable[Finding]:
     recipe = case.recipe
     fix = "correct the file that it names"
-    yield from guarded("deepspeed.gradients", lambda: _offload(case), fix)
+    yield from guarded("deepspeed", lambda: _offload(case), fix)
     if recipe.sft is None:
         yield offload.made_elsewhere(recipe.model.path)
     yield from guarded(

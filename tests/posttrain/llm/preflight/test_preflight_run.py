@@ -69,7 +69,7 @@ def test_another_kind_of_recipe_is_refused():
         ("data.heldout=5000", "data"),
         ("reward={kind: trl, name: no_such}", "reward"),
         ("model.path=/nowhere/at/all", "model"),
-        ("sft.trainer={deepspeed: /nowhere/ds.json}", "deepspeed.gradients"),
+        ("sft.trainer={deepspeed: /nowhere/ds.json}", "deepspeed"),
     ],
 )
 def test_what_the_run_would_refuse_becomes_a_finding(tmp_path, override, check):
