@@ -6,7 +6,7 @@ The mechanics are those of `posttrain.intervention`, the very functions that lan
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from control.networks import Actor, Policy
 from control.stepper import MemberState, Stepper
 from control.storage import Batch, Share, Storage, per_update
 from control.streams import Streams
+from posttrain.intervention.adaptive import steer
 from posttrain.intervention.capabilities import CONTROL_SAC, CONTROL_TD3, Capabilities
 from posttrain.intervention.kl import estimate
 from posttrain.intervention.plan import Anchor, Plan, Reset
@@ -114,28 +115,49 @@ class Pull:
     batch: int
     step: int = 0
     updates: int = 0
+    steered: list[float] = field(default_factory=list)
+    """Each member's anchor, where the plan steers it towards a target KL."""
+
+    def __post_init__(self) -> None:
+        self.steered = [s.anchor(0) for s in self.strengths]
 
     @property
     def idle(self) -> bool:
         """Whether nothing is added at this step."""
         return not any(
-            s.at(s.anchor, self.step) > 0 or s.at(s.weight, self.step) > 0 for s in self.strengths
+            self.anchor(m, self.step) > 0 or s.at(s.weight, self.step) > 0
+            for m, s in enumerate(self.strengths)
         )
+
+    def anchor(self, m: int, step: int) -> float:
+        """The coefficient of member m's anchor at an environment step."""
+        s = self.strengths[m]
+        return s.at(s.anchor, step) if _target(s) is None else self.steered[m]
 
     def __call__(self, actor: Actor, policy: Policy, batch: Batch) -> Tensor:
         """The added loss, `[M]`."""
         added = torch.zeros(len(self.strengths), device=policy.mean.device)
-        anchors = [s.at(s.anchor, self.step) for s in self.strengths]
+        anchors = [self.anchor(m, self.step) for m in range(len(self.strengths))]
         if any(anchors):
             with torch.no_grad():
                 reference = self.reference.actor(batch.observations)
             weights = torch.tensor(anchors, device=added.device)
-            added = added + weights * self._distances(policy, reference)
+            distances = self._distances(policy, reference)
+            added = added + weights * distances
+            self._steer(distances.detach())
         weights_of_data = [s.at(s.weight, self.step) for s in self.strengths]
         if any(weights_of_data):
             weights = torch.tensor(weights_of_data, device=added.device)
             added = added + weights * self._imitation(actor)
         return added
+
+    def _steer(self, distances: Tensor) -> None:
+        """Answer to the KL of this update, in the members whose policy moves by it."""
+        for m, (s, active) in enumerate(zip(self.strengths, self.streams.active, strict=True)):
+            anchor, target = s.plan.anchor, _target(s)
+            if anchor is not None and target is not None and active:
+                kl = float(distances[m])
+                self.steered[m] = steer(self.steered[m], kl, target=target, rate=anchor.rate)
 
     def _distances(self, policy: Policy, reference: Policy) -> Tensor:
         """Distance to pi_0 in each member's own terms, `[M]`."""
@@ -166,6 +188,10 @@ class Pull:
         rows = self.storage.gather(index)
         logp = actor(rows.observations).log_prob(rows.actions)
         return torch.stack([weighted_nll(one) for one in logp])
+
+
+def _target(s: Strengths) -> float | None:
+    return None if s.plan.anchor is None else s.plan.anchor.target
 
 
 @torch.no_grad()

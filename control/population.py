@@ -156,6 +156,7 @@ class Population:
             )  # fmt: skip
             self.step = int(facts["step"])
             self.updates[m] = int(facts["updates"])
+            self.pull.steered[m] = float(facts["anchor"])
             checkpoint.set_generator_state(self.shares[m].own, facts["own_rows"])
             self.collector.restore(m, facts["collector"])
             run.log.truncate_after(self.step)
@@ -260,11 +261,11 @@ class Population:
 
     def _strengths_told(self) -> list[dict[str, float]]:
         told = []
-        for s in self.strengths:
+        for m, s in enumerate(self.strengths):
             now = {
                 "regime/replay_share": s.at(s.share, self.step),
                 "regime/replay_weight": s.at(s.weight, self.step),
-                "regime/anchor": s.at(s.anchor, self.step),
+                "regime/anchor": self.pull.anchor(m, self.step),
             }
             told.append(now)
         return told
@@ -284,6 +285,7 @@ class Population:
                 closed=self.collector.closed(m),
                 facts={
                     "updates": self.updates[m],
+                    "anchor": self.pull.steered[m],
                     "own_rows": checkpoint.generator_state(self.shares[m].own),
                     "collector": self.collector.facts(m),
                 },

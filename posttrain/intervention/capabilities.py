@@ -190,6 +190,7 @@ CONTROL_SAC = Capabilities(
     learner="SAC",
     anchor=True,
     estimators=("exact", "k1", "k2", "k3"),
+    targets=True,
     terms=frozenset({"kl", "bc"}),
     replay_weight=True,
     replay_share=True,

@@ -109,6 +109,42 @@ def test_members_with_different_anchors_draw_their_own_noise(tmp_path):
         assert all(np.allclose(a[k], b[k], atol=1e-4) for k in a)
 
 
+def test_an_anchor_with_a_target_grows_while_the_policy_is_too_far(tmp_path):
+    anchor = Anchor(coefficient=1.0, estimator="exact", target=1e-12, rate=0.5)
+    steered = recipe(tmp_path, anchor, name="steered")
+    folder, plain = pipeline.run_many([steered, recipe(tmp_path, name="plain")])
+    used = [rows(folder, "regime/anchor")[step] for step in (0, 4, 8, 12, 16, 20, 24)]
+    assert used[0] == 1.0
+    # The first update finds the policy at pi_0 (times 0.9); every other one finds it too far.
+    powers = [np.log(u / 0.9) / np.log(1.1) for u in used if u != 1.0]
+    assert powers == pytest.approx([round(power) for power in powers], abs=1e-6)
+    assert powers == sorted(powers)
+    assert powers[-1] >= 5
+    alone = pipeline.run(replace(steered, output=str(tmp_path / "alone")))
+    assert rows(alone, "regime/anchor") == pytest.approx(rows(folder, "regime/anchor"))
+    assert set(rows(plain, "regime/anchor").values()) == {0.0}
+
+
+def test_a_steered_anchor_goes_on_from_a_checkpoint(tmp_path, monkeypatch):
+    anchor = Anchor(coefficient=1.0, estimator="exact", target=0.05, rate=0.9)
+    unbroken = pipeline.run(recipe(tmp_path, anchor, name="whole", finetune={"save_every": 8}))
+    broken = recipe(tmp_path, anchor, name="broken", finetune={"save_every": 8})
+    advance = population.Population.advance
+
+    def killed(self):
+        if self.step == 14:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(population.Population, "advance", killed)
+        pipeline.run(broken)
+    resumed = pipeline.run(broken)
+    assert rows(resumed, "regime/anchor") == rows(unbroken, "regime/anchor")
+    mine, theirs = weights(resumed), weights(unbroken)
+    assert all(np.array_equal(mine[k], theirs[k]) for k in theirs)
+
+
 def test_shrunk_weights_are_between_old_and_new(tmp_path):
     slow = {"algorithm": replace(tiny(tmp_path).finetune.algorithm, actor_lr=1e-9)}
     plan = (Reset(how="shrink_perturb", keep=0.5, noise=0.0), Replay(share=0.5))
