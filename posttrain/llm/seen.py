@@ -36,12 +36,12 @@ def is_processor(processing: Any) -> bool:
 
 def tokenizer_of(processing: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of a processor; a tokenizer is its own."""
-    return processing.tokenizer if is_processor(processing) else processing  # type: ignore[no-any-return]
+    return processing.tokenizer if is_processor(processing) else processing
 
 
 def pad_of(processing: Any) -> int:
     """The padding token."""
-    return int(tokenizer_of(processing).pad_token_id)  # type: ignore[arg-type]
+    return int(tokenizer_of(processing).pad_token_id)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
