@@ -18,7 +18,8 @@ class PlanError(ValueError):
 def learner(algorithm: str, *, lora: bool, acting: bool = False) -> Capabilities:
     """What an algorithm of `rl.algorithm` honours, perhaps `acting` in an environment.
 
-    There a demonstration cannot stand in a group: TRL draws rollouts turn by turn.
+    There a demonstration cannot stand in a group, since TRL draws rollouts turn by turn; and a KL
+    in the reward would charge the policy for what tools answer.
     """
     able = LLM_LEARNERS[algorithm, lora]
     if not acting:
@@ -26,6 +27,7 @@ def learner(algorithm: str, *, lora: bool, acting: bool = False) -> Capabilities
     return replace(
         able,
         learner=f"{able.learner} in an environment",
+        places=frozenset({"loss"}),
         replay_share=False,
         prefixes=False,
         gates=frozenset({"none"}),

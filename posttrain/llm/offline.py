@@ -19,6 +19,7 @@ from posttrain.llm.keep import kept_of
 from posttrain.llm.monitor import check_monitor
 from posttrain.llm.preferences import pairs
 from posttrain.llm.resume import go_on
+from posttrain.llm.rollouts_in_environment import in_environment
 from posttrain.llm.sampling import judge_completions, transformers_generator
 from posttrain.llm.sft import pairs_dataset, peft_config
 from posttrain.recipe import RecipeError
@@ -139,8 +140,8 @@ def _sft_trainer(job: Job, config: Any, model: Any, tokenizer: Any) -> Any:
     return RolledSFTTrainer(
         model=model,
         args=config,
-        train_dataset=pairs_dataset(job.experience.rows),
-        eval_dataset=pairs_dataset(job.experience.heldout[:1]),
+        train_dataset=pairs_dataset(job.experience.rows, tokenizer),
+        eval_dataset=pairs_dataset(job.experience.heldout[:1], tokenizer),
         processing_class=tokenizer,
         peft_config=None if job.lora is None else peft_config(job.lora),
     )
@@ -197,7 +198,18 @@ def _measure(
     def measure() -> None:
         policy = trainer.accelerator.unwrap_model(trainer.model)
         training_mode = policy.training
-        generate = transformers_generator(policy, tokenizer)
+        if job.factory is None:
+            generate = transformers_generator(policy, tokenizer)
+        else:
+            generate = in_environment(
+                policy,
+                tokenizer,
+                factory=job.factory,
+                judge=job.judge,
+                given=job.settings.trainer,
+                folder=job.folder / "rollouts",
+                world=job.world,
+            )
         seed = job.seed + EVALUATION * (int(trainer.state.global_step) + 1) + job.world.rank
         samples = job.settings.eval_samples
         drawn = generate(rows, job.rollout, samples=samples, seed=seed)

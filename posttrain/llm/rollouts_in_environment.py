@@ -6,12 +6,16 @@ are the same: every batch has its own seed and its own file.
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+import numpy as np
 import torch
 
 from posttrain.llm import compat, training
@@ -47,6 +51,14 @@ class Acting:
     world: World
 
 
+class _Given(TypedDict):
+    factory: Factory
+    judge: Judge
+    given: Mapping[str, Any]
+    folder: Path
+    world: World
+
+
 def environment_generator(acting: Acting, *, at_once: int = 128) -> Generator:
     """Roll out through TRL's tool loop, at most `at_once` episodes at a time."""
     from datasets import Dataset
@@ -58,7 +70,8 @@ def environment_generator(acting: Acting, *, at_once: int = 128) -> Generator:
     ) -> list[list[Completion]]:
         if decoding not in made:
             made.clear()  # one model at a time
-            made[decoding] = _roller(acting, decoding)
+            with _undisturbed():
+                made[decoding] = _roller(acting, decoding)
         wanted = max(acting.world.gather([len(rows)]))  # TRL gathers, so all draw as many
         padded = [*rows, *[rows[-1]] * (wanted - len(rows))]
         given = Dataset.from_list([{**row.reward_columns(), "stage": "eval"} for row in padded])
@@ -71,6 +84,28 @@ def environment_generator(acting: Acting, *, at_once: int = 128) -> Generator:
         return [flat[i * samples : (i + 1) * samples] for i in range(len(rows))]
 
     return generate
+
+
+def in_environment(
+    policy: Any, tokenizer: PreTrainedTokenizerBase, **given: Unpack[_Given]
+) -> Generator:
+    """Roll out a policy that is still being trained: a copy of it, with any adapter merged."""
+
+    def load() -> tuple[Any, PreTrainedTokenizerBase]:
+        own = copy.deepcopy(policy)
+        return (own.merge_and_unload() if hasattr(own, "merge_and_unload") else own), tokenizer
+
+    return environment_generator(Acting(load=load, **given))
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """TRL seeds every stream anew when a trainer is made; what is being trained must not notice."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - TRL seeds this one
+    with torch.random.fork_rng():
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _roller(

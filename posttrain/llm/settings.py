@@ -45,7 +45,8 @@ class Quantization:
 class ModelSettings:
     """Which model SFT starts from, or which checkpoint is pi_0 when `sft` is null.
 
-    `path` is `tiny` (a small Llama made on the spot), `asset:NAME`, a local folder or a Hub name.
+    `path` is `tiny` (a small Llama made on the spot), `tiny_vlm` (a small LLaVA), `asset:NAME`, a
+    local folder or a Hub name. A vision-language model is recognised by its configuration.
     A folder that holds an adapter is merged into the base that it names. With `quantization`, pi_0
     is the quantised base with SFT's adapter merged and quantised again: what is diagnosed is what
     RL starts from.
@@ -89,9 +90,10 @@ class Corruption:
 class DataSettings:
     """Where prompts and demonstrations come from.
 
-    `path` is `reasoning_gym:TASK`, `asset:NAME`, a .jsonl or .parquet file, or whatever
-    `datasets.load_dataset` takes (a Hub name, a folder). `options` goes to the task's maker or to
-    `load_dataset`. `columns` maps our names (prompt, completion, answer, unit) to the file's.
+    `path` is `reasoning_gym:TASK`, `shapes` (pictures), `vault` (tools), `asset:NAME`, a .jsonl or
+    .parquet file, or whatever `datasets.load_dataset` takes (a Hub name, a folder). `options` goes
+    to the task's maker or to `load_dataset`. `columns` maps our names (prompt, completion, answer, unit, images)
+    to the file's.
     `heldout` units are set aside by a hash of the prompt, the same in every run, and are never
     trained on.
     With several `demonstrators`, each answers every prompt, and each is careless on its own.
@@ -408,8 +410,8 @@ class LlmRecipe:
         """Refuse what TRL's tool loop has no place for."""
         algorithm = "grpo" if self.rl is None else self.rl.algorithm
         _require(
-            algorithm == "grpo",
-            f"rl.algorithm is {algorithm}, which does not act in an environment; wanted grpo",
+            algorithm in ("grpo", "sft"),
+            f"rl.algorithm is {algorithm}, which cannot act in an environment; wanted grpo, or sft",
         )
         _require(
             self.diagnose.backend == "transformers",
@@ -419,4 +421,9 @@ class LlmRecipe:
         _require(
             self.rl is None or not self.rl.interpolate,
             "rl.interpolate: mixtures with pi_0 are not rolled out in an environment; leave it out",
+        )
+        _require(
+            self.rl is None or self.rl.warmup_from == "fresh",
+            "rl.warmup_from: rollouts in an environment cannot be taken from the diagnosis, since "
+            "their episodes have ended; wanted fresh",
         )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from posttrain.intervention.plan import Anchor, Plan, Replay, chain
-from posttrain.llm import environment, model, reward, rl, vault
+from posttrain.llm import environment, model, offline, reward, rl, vault
 from posttrain.llm.data import load_rows, row_from_dict
 from posttrain.llm.honour import PlanError, honour
 from posttrain.llm.settings import (
@@ -133,7 +133,7 @@ def same(one, two):
     return all(torch.equal(one[name], two[name]) for name in one)
 
 
-def job(record, plan, folder, *, steps=2):
+def job(record, plan, folder, **settings):
     train, heldout = (
         [row_from_dict(r) for r in read_jsonl(record.data / f"{name}.jsonl")]
         for name in ("train", "heldout")
@@ -142,8 +142,10 @@ def job(record, plan, folder, *, steps=2):
     said = [(row, model.demonstration_ids(words, row)[1]) for row in heldout[:4]]
     return rl.Job(
         pi0=record.sft,
-        settings=RlSettings(steps=steps, eval_every=2, eval_units=8, save_every=2, probe_units=4,
-                            replay_rows=8, trainer=TRAINER),
+        settings=RlSettings(
+            **{"steps": 2, "eval_every": 2, "eval_units": 8, "save_every": 2, "probe_units": 4,
+               "replay_rows": 8, "trainer": TRAINER, **settings}
+        ),
         plan=plan,
         experience=rl.Experience(rows=train, heldout=heldout, pi0_rollouts=said, prior=0.5,
                                  alpha=0.05, scale=(0.0, 1.0)),
@@ -188,6 +190,20 @@ def test_an_empty_plan_is_plain_grpo_in_an_environment_bit_for_bit(whole, tmp_pa
     assert any(value > 0 for value in rewards)
 
 
+def test_further_sft_is_measured_in_the_environment_and_does_not_notice(whole, tmp_path):
+    """Evaluations make a trainer of TRL, which seeds every stream anew."""
+    trained = {}
+    for every in (1, 2):
+        rival = job(whole, Plan(), tmp_path / str(every), algorithm="sft", eval_every=every)
+        trained[every] = offline.train(rival)[0].state_dict()
+        curve = rival.curve.read()
+        assert [row["step"] for row in curve] == list(range(0, 3, every))
+        assert all(len(row["unit"]) == 8 for row in curve)
+        assert any(value > 0 for value in curve[0]["return"])
+    assert same(trained[1], trained[2])
+    assert not same(trained[1], weights(whole.sft))
+
+
 def test_the_curve_holds_the_returns_of_whole_episodes(whole):
     curve = MetricsLog(whole.path / "curve.jsonl").read()
     assert [row["step"] for row in curve] == [0, 2]
@@ -202,9 +218,10 @@ def test_the_curve_holds_the_returns_of_whole_episodes(whole):
         (Replay(share=0.25)(Plan()), "in an environment cannot mix data"),
         (Replay(prefix_share=0.25)(Plan()), "in an environment cannot start rollouts"),
         (Replay(weight=1.0, gate="map")(Plan()), "in an environment has no per-unit gate"),
+        (Anchor(coefficient=0.1, place="reward")(Plan()), "KL into the reward"),
     ],
 )
-def test_demonstrations_have_no_place_in_groups_of_several_turns(plan, words):
+def test_what_needs_rollouts_of_one_turn_is_refused(plan, words):
     with pytest.raises(PlanError, match=words):
         honour(plan, generations=4, lora=False, acting=True)
     loss = chain(Replay(weight=1.0), Anchor(coefficient=0.1))(Plan())
@@ -217,6 +234,7 @@ def test_demonstrations_have_no_place_in_groups_of_several_turns(plan, words):
         ("rl", {"algorithm": "rloo"}, "rl.algorithm is rloo"),
         ("rl", {"algorithm": "dpo"}, "rl.algorithm is dpo"),
         ("rl", {"interpolate": [0.5]}, "rl.interpolate"),
+        ("rl", {"warmup_from": "diagnosis"}, "rl.warmup_from"),
         ("diagnose", {"backend": "vllm"}, "diagnose.backend"),
         ("environment", None, "there is no environment"),
         ("environment", {"path": "vault"}, "path must read module:Class"),
