@@ -22,7 +22,7 @@ def _shortcut(
     if paid == 0:
         return Finding(check=f"reward.{name}", severity="ok", text=text, value=value)
     text += f", at the highest on {full:.0%}"
-    severe: Severity = "stop" if full > 0.5 or mean - low > 0.5 * (high - low) else "warn"
+    severe: Severity = "stop" if mean - low > 0.5 * (high - low) else "warn"
     return Finding(check=f"reward.{name}", severity=severe, text=text, change=change, value=value)
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from posttrain.llm import model
-from posttrain.llm.preflight.labels import label_checks, length_check, taught
+from posttrain.llm.preflight.labels import Taught, label_checks, length_check, taught
 from posttrain.llm.preflight.length import context_check, demonstrations_check, rollouts_check
 from posttrain.llm.preflight.template import system_check, template_checks
 
@@ -129,6 +129,19 @@ def test_a_limit_that_cuts_the_end_stops(loaded, sums, tmp_path):
     assert found["sft.answer"].severity == "warn"
     assert "max_length" in found["sft.end"].change
     assert seen[0] is not None
+
+
+def test_an_end_that_is_seen_but_carries_no_loss_is_not_learnt(loaded, sums):
+    """What a collator does that masks every padding token where padding is the end."""
+    rows, tokenizer = sums[0][:2], loaded[1]
+    end = tokenizer.eos_token_id
+    seen = []
+    for row in rows:
+        prompt, said = model.demonstration_ids(tokenizer, row)
+        seen.append(Taught(ids=(*prompt, *said), learnt=tuple(t for t in said if t != end)))
+    found = label_checks(rows, seen, tokenizer, ends=[end], pad_is_end=True)
+    assert [f.severity for f in found] == ["stop", "warn"]
+    assert found[0].value["without_end"] == 2
 
 
 def test_rows_that_trl_drops_are_counted_as_without_end(loaded, sums, tmp_path):

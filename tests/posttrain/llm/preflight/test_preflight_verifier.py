@@ -64,6 +64,12 @@ def test_a_shortcut_is_found_by_the_answer_that_takes_it(check, severity, value)
     assert set(others) <= {"reward.hedged", "reward.cut"}  # what starts like an answer is paid too
 
 
+def test_the_list_holds_the_rows_answer_and_not_what_d_wrongly_says():
+    rows = [row(i, f"answer {100 + i}", "wrong") for i in range(20)]
+    found = by_check(judging(lambda r, t: r["answer"] in t), rows)
+    assert found["reward.hedged"].severity == "stop"
+
+
 def test_only_a_part_of_paid_rows_warns_and_says_how_many():
     paid = {f"u{i}" for i in range(5)}
     found = by_check(judging(lambda r, t: exact(r, t) or (t == "" and r["unit"] in paid)))
