@@ -92,8 +92,8 @@ class DataSettings:
 
     `path` is `reasoning_gym:TASK`, `shapes` (pictures), `vault` (tools), `asset:NAME`, a .jsonl or
     .parquet file, or whatever `datasets.load_dataset` takes (a Hub name, a folder). `options` goes
-    to the task's maker or to `load_dataset`. `columns` maps our names (prompt, completion, answer, unit, images)
-    to the file's.
+    to the task's maker or to `load_dataset`. `columns` maps our names (prompt, completion, answer,
+    unit, images) to the file's.
     `heldout` units are set aside by a hash of the prompt, the same in every run, and are never
     trained on.
     With several `demonstrators`, each answers every prompt, and each is careless on its own.
