@@ -64,9 +64,11 @@ def _reference(anchor: Anchor) -> Iterator[Said]:
     yield Put("--ref-update-interval", anchor.every, "anchor.every")
     if anchor.reference == "synced" and anchor.mix < 1:
         yield Cannot(
-            "anchor.mix",
-            f"{NAME} replaces the reference whole and cannot mix {anchor.mix:g} of the policy "
-            "into it; the options replace it as often",
+            "anchor.mix", f"{NAME} cannot mix {anchor.mix:g} of the policy into the reference"
+        )
+        yield Note(
+            "anchor.reference",
+            f"{NAME} replaces the reference whole, as often as the plan moves it",
         )
     elif anchor.reference == "synced":
         yield Put("--ref-update-interval", anchor.every, "anchor.mix")

@@ -11,7 +11,7 @@ from posttrain.llm.settings import LlmRecipe
 from posttrain.llm.training import trainer_config
 from posttrain.recipe import find_recipe, load
 
-NAMES = ("vllm_colocate", "vllm_server", "lora")
+NAMES = ("vllm_colocate", "vllm_server", "lora", "qlora")
 
 
 def recipe(name):
@@ -43,7 +43,7 @@ def test_nothing_else_differs_from_the_recipe_that_runs_anywhere(name):
         diagnose=replace(other.diagnose, backend=plain.diagnose.backend),
         rl=replace(other.rl, trainer=trainer),
     )
-    if name == "lora":  # an adapter takes larger steps
+    if "lora" in name:  # an adapter takes larger steps
         assert trainer["learning_rate"] == 10 * plain.rl.trainer["learning_rate"]
         same = replace(same, model=plain.model, sft=plain.sft, rl=plain.rl)
     assert same == plain
