@@ -121,6 +121,8 @@ def _run(work: Run, probe: ProbeSettings, arms: tuple[Arm, ...]) -> dict[str, An
     drawn = scores.where(source="policy", split="heldout").rows()
     rows, aside = units_to_race_on(*work.rows(), frozenset(r["unit"] for r in drawn), probe.units)
     job = finetune.job_of(work, aside=aside)
+    if work.recipe.rl is not None:  # where further SFT is prescribed, only its own arm runs it
+        job = replace(job, settings=work.recipe.rl)
     laps = halving.rounds(len(arms), probe.eta)
     if len(laps) * probe.steps > job.settings.steps:
         raise RaceError(

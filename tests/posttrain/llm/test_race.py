@@ -198,6 +198,20 @@ def test_a_race_after_rl_has_begun_is_refused(pi0, tmp_path):
         race(settings, PROBE)
 
 
+def test_arms_of_rl_run_rl_where_further_sft_is_prescribed(pi0, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(pi0, folder)
+    told = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps({**told, **prescription(Plan(), "sft")}))
+    probe = replace(PROBE, arms={"plain": (), "more": "sft"}, steps=1, seeds=1)
+    found = found_in(race(recipe(tmp_path), probe))
+    bills = {leg["arm"]: leg for leg in found["cost"]["legs"]}
+    assert (bills["plain"]["rollouts"], bills["plain"]["demonstrations"]) == (64, 0)
+    assert (bills["more"]["rollouts"], bills["more"]["demonstrations"]) == (0, 8)
+    trained = "sft" if found["winner"] == "more" else "rl"
+    assert Record(folder).plan()["trains"] == trained
+
+
 def test_a_race_longer_than_rl_is_refused(pi0, tmp_path):
     with pytest.raises(RaceError, match="lower it to 3"):
         race(recipe(tmp_path, start_from=str(pi0)), replace(PROBE, steps=4))
