@@ -132,7 +132,7 @@ def test_a_steered_anchor_goes_on_from_a_checkpoint(tmp_path, monkeypatch):
     advance = population.Population.advance
 
     def killed(self):
-        if self.step == 14:
+        if self.step == 22:
             raise KeyboardInterrupt
         return advance(self)
 
