@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from posttrain.intervention.plan import Plan
     from posttrain.llm.callbacks import Recorder
-    from posttrain.llm.rl import Experience, Job
+    from posttrain.llm.job import Experience, Job
     from posttrain.llm.settings import MonitorSettings
     from posttrain.llm.world import World
 
