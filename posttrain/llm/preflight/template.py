@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain.llm.data import Row
-from posttrain.llm.model import ModelError, demonstration_ids, prompt_ids
+from posttrain.llm.model import ModelError, demonstration_ids
 from posttrain.llm.preflight.finding import Finding, clip
 from posttrain.llm.seen import tokenizer_of
 
@@ -206,9 +206,3 @@ def system_check(rows: Sequence[Row]) -> Finding:
         "form), or RL and deployment ask in another voice than SFT",
         value=value,
     )
-
-
-def tell_prompt(processing: Processing, row: Row) -> str:
-    """A prompt as the model reads it, for messages."""
-    ids = list(prompt_ids(processing, row.prompt, row.images))
-    return clip(str(tokenizer_of(processing).decode(ids)))

@@ -25,7 +25,7 @@ from posttrain.llm.sampling import judge_completions, transformers_generator
 from posttrain.llm.score import score_demonstrations
 from posttrain.llm.seen import tokenizer_of
 
-READ, MEASURED, REHEARSED = 64, 2_000, 4
+READ, MEASURED, REHEARSED = 64, 2_000, 8
 """Rows read as tokens one by one, rows whose length is taken, rows given to the models."""
 DRAWN, REPLAYED = 64, 200
 """Prompts whose rollouts are drawn, and demonstrations that are replayed in an environment."""
