@@ -72,8 +72,10 @@ def environment_generator(acting: Acting, *, at_once: int = 128) -> Generator:
             made.clear()  # one model at a time
             with _undisturbed():
                 made[decoding] = _roller(acting, decoding)
-        wanted = max(acting.world.gather([len(rows)]))  # TRL gathers, so all draw as many
-        padded = [*rows, *[rows[-1]] * (wanted - len(rows))]
+        parts = acting.world.gather([list(rows)])
+        spare = next(row for part in parts for row in part)
+        wanted = max(map(len, parts))  # TRL gathers, so every process draws as many
+        padded = [*rows, *[spare] * (wanted - len(rows))]
         given = Dataset.from_list([{**row.reward_columns(), "stage": "eval"} for row in padded])
         inputs = [row for row in given for _ in range(samples)]
         flat: list[Completion] = []
