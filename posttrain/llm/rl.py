@@ -235,7 +235,11 @@ def prompts_of(rows: Sequence[Row], *, stage: str) -> Any:
 
     first = {row.unit: row for row in reversed(rows)}
     units = list(dict.fromkeys(row.unit for row in rows))
-    return Dataset.from_list([{**first[u].reward_columns(), "stage": stage} for u in units])
+    found = [{**first[u].reward_columns(), "stage": stage} for u in units]
+    if any(row.images for row in rows):  # there TRL asks any column of these names for messages
+        taken = ("chosen", "rejected", "completion", "messages")
+        found = [{k: v for k, v in row.items() if k not in taken} for row in found]
+    return Dataset.from_list(found)
 
 
 def reward_function(
