@@ -50,7 +50,7 @@ def replay(
         limit: most tokens of a rollout, those that tools answer included.
         stage: which of TRL's datasets the row would stand in.
     """
-    _, completion = demonstration_ids(processing, row)
+    prompt, completion = demonstration_ids(processing, row)
     turns = row.turns or ({"role": "assistant", "content": row.completion},)
     spans, said = _spans(completion), rounds(turns)
     whole = sum(end <= limit for _, end in spans)
@@ -61,7 +61,14 @@ def replay(
     if len(acted) < whole:  # no more rounds are allowed, whatever it calls
         kept.append(said[len(acted)][0])
     elif whole < len(said):
-        kept = _cut(kept, completion, spans[whole][0], limit, tokenizer_of(processing))
+        begin = spans[whole][0]
+        while begin > limit and kept and kept[-1]["role"] == "tool":
+            kept.pop()  # there was no room for what the tools answered
+        if begin < limit:
+            before, said_so = [*prompt, *completion[:begin]], list(completion[begin:limit])
+            kept.append(_half(tokenizer_of(processing), before, said_so, factory.schemas))
+            if whole != factory.iterations:
+                _act_unheard(environment, factory.tools, kept[-1])
     return Replayed(
         row=row,
         fate=fate,
@@ -80,16 +87,20 @@ def _spans(completion: Sequence[int]) -> list[tuple[int, int]]:
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def _cut(
-    kept: list[Message], completion: Sequence[int], start: int, limit: int, tokenizer: Any
-) -> list[Message]:
-    """What TRL keeps of a rollout that its limit ends: half a message, or no answers of tools."""
-    if start < limit:
-        text = tokenizer.decode(list(completion[start:limit]), skip_special_tokens=True)
-        return [*kept, {"role": "assistant", "content": text.strip()}]
-    while start > limit and kept and kept[-1]["role"] == "tool":
-        kept = kept[:-1]
-    return kept
+def _half(
+    tokenizer: Any, before: list[int], ids: list[int], schemas: Sequence[Mapping[str, Any]]
+) -> Message:
+    """A message that the limit cut, as TRL reads it: half a call may still be one."""
+    from trl.chat_template_utils import parse_response
+
+    message: Message = parse_response(tokenizer, ids, prefix=before, tools=list(schemas))
+    return message
+
+
+def _act_unheard(environment: Any, tools: Sequence[str], message: Message) -> None:
+    """Make calls whose answers no longer find room: the tools have acted all the same."""
+    for call in message.get("tool_calls", ()):
+        _call(environment, tools, call["function"], "")
 
 
 def _act(

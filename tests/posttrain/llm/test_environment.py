@@ -186,8 +186,9 @@ def test_a_demonstration_is_cut_where_a_rollout_would_be(rows, tokenizer):
     for limit, roles, value in (
         (len(said), 5, 1.0),
         (len(said) - 1, 5, 1.0),  # half of the last word
+        (len(said) - 2, 4, 1.0),  # the receipt, and no last word
         (submitted, 3, 1.0),  # submitted, and no room for the receipt
-        (submitted - 1, 3, 0.0),  # half of a call is no call
+        (submitted - 3, 3, 0.0),  # half of a call hands in half of a number
     ):
         record = scored(row, tokenizer, limit=limit)
         assert len(json.loads(record["text"])) == roles, limit
@@ -357,9 +358,9 @@ def scripted(tokenizer, monkeypatch, *scripts):
     spoken = iter(scripts)
 
     def speak(self, prompt_ids, *args, **kwargs):
-        del self, args, kwargs
-        text = next(spoken)
-        return [tokenizer(text, add_special_tokens=False)["input_ids"] for _ in prompt_ids], None
+        del args, kwargs
+        ids = tokenizer(next(spoken), add_special_tokens=False)["input_ids"]
+        return [ids[: self.max_completion_length] for _ in prompt_ids], None
 
     monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", speak)
 
@@ -387,6 +388,23 @@ def test_a_rollout_that_says_what_a_demonstration_says_scores_the_same(
         assert one.ids == list(model.demonstration_ids(tokenizer, row)[1])
         assert json.loads(one.text) == json.loads(record["text"])
         assert one.finished
+
+
+@pytest.mark.parametrize("limit", [6, 10, 14, 16, 21, 22, 26, 28])
+def test_a_demonstration_is_cut_as_trl_cuts_a_rollout(
+    rows, tokenizer, pi0, tmp_path, monkeypatch, limit
+):
+    row = demonstration(rows)
+    slot = row.columns["slot"]
+    value = vault.inside(slot, row.columns["vault"])
+    scripted(tokenizer, monkeypatch, f"<|call|>look(slot={slot})<|end|>",
+             f"<|call|>submit(value={value})<|end|>", "done<|end|>")  # fmt: skip
+    generate = environment_generator(acting(pi0, tmp_path))
+    ((rolled,),) = generate([row], Decoding(max_new_tokens=limit), samples=1, seed=0)
+    record = scored(row, tokenizer, limit=limit)
+    assert json.loads(rolled.text) == json.loads(record["text"])
+    assert rolled.judgement.value == record["return"]
+    assert rolled.finished != record["truncated"]
 
 
 def test_rollouts_follow_their_seed_and_the_deployment_draws_nothing(rows, pi0, tmp_path):
