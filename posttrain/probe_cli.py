@@ -13,8 +13,16 @@ from posttrain.ending import rank
 if TYPE_CHECKING:
     from rich.table import Table
 
-WIDTH = 25
-COUNTS = ("steps", "rollouts", "demonstrations", "evaluations", "comparisons", "seconds")
+WIDTH = 15
+COUNTS = {
+    "steps": "steps",
+    "rollouts": "rollouts",
+    "demonstrations": "imitated",
+    "evaluations": "curve",
+    "comparisons": "compared",
+    "seconds": "seconds",
+}
+"""What is charged, and its column in a terminal."""
 
 
 def probe(
@@ -60,8 +68,12 @@ def probe(
         return
     from posttrain.terminal import show
 
+    for name, arm in found["arms"].items():
+        typer.echo(f"{name}: {_in_words(arm)}")
     for lap in found["rounds"]:
+        typer.echo()
         show(round_table(lap))
+    typer.echo()
     show(cost_table(found))
     typer.echo(found["reason"])
     typer.echo(folder)
@@ -76,6 +88,15 @@ def _of_run(recipe: str, overrides: Sequence[str]) -> tuple[str, list[str]]:
     return str(stored), [*overrides, f"output={folder.resolve().parent}"]
 
 
+def _in_words(arm: Mapping[str, Any]) -> str:
+    from posttrain.intervention.plan import plan_from_dict
+    from posttrain.terminal import describe
+
+    if arm["algorithm"] == "sft":
+        return "further SFT on D"
+    return describe(plan_from_dict(arm["plan"])).replace("\n", "; ")
+
+
 def round_table(lap: Mapping[str, Any]) -> Table:
     """The arms of a round, best first: means, and how far each is from the best, unit by unit."""
     from rich.table import Table
@@ -83,9 +104,8 @@ def round_table(lap: Mapping[str, Any]) -> Table:
     arms = lap["arms"]
     reach = max(abs(end) for arm in arms for end in arm["against_best"]["interval"]) or 1.0
     table = Table(
-        f"step {lap['steps']}", "return", "by seed", f"to {lap['best']}", "interval",
-        f"{-reach:+.3f}".ljust(WIDTH - 6) + f"{reach:+.3f}", "",
-        box=None, padding=(0, 2, 0, 0),
+        f"step {lap['steps']}", "return", "by seed", "to best", "interval", f"±{reach:.3f}", "",
+        box=None, padding=(0, 1, 0, 0),
     )  # fmt: skip
     for arm in arms:
         found = arm["against_best"]
@@ -97,8 +117,8 @@ def round_table(lap: Mapping[str, Any]) -> Table:
             " ".join(f"{mean:.3f}" for mean in arm["by_seed"]),
             "" if best else f"{found['gain']:+.3f}",
             "" if best else f"{low:+.3f} to {high:+.3f}",
-            bar(low, found["gain"], high, reach),
-            "goes on" if arm["goes_on"] else "",
+            "" if best else bar(low, found["gain"], high, reach),
+            "on" if arm["goes_on"] else "",
         )
     return table
 
@@ -107,7 +127,7 @@ def bar(low: float, middle: float, high: float, reach: float) -> str:
     """An interval in a row of characters from -reach to reach.
 
     >>> bar(-0.5, -0.25, 0.0, 1.0)
-    '······├──●──┤············'
+    '····├●─┤·······'
     """
     line = ["·"] * WIDTH
 
@@ -122,13 +142,16 @@ def bar(low: float, middle: float, high: float, reach: float) -> str:
 
 
 def cost_table(found: Mapping[str, Any]) -> Table:
-    """What every arm and seed cost, the sum, and what the run goes on with."""
+    """What every arm cost, all seeds together, the sum, and what the run goes on with."""
     from rich.table import Table
 
-    table = Table("cost", *COUNTS, box=None, padding=(0, 2, 0, 0))
+    table = Table("cost", *COUNTS.values(), box=None, padding=(0, 2, 0, 0))
     cost = found["cost"]
-    legs = [(f"{leg['arm']}, seed {leg['seed']}", leg) for leg in cost["legs"]]
-    sums = (("all", cost["total"]), ("of it handed over", cost["handed_over"]))
-    for name, spent in (*legs, *sums):
-        table.add_row(name, *(f"{spent[count]:,.0f}" for count in COUNTS))
+    spent: dict[str, dict[str, float]] = {}
+    for leg in cost["legs"]:
+        before = spent.get(leg["arm"], dict.fromkeys(COUNTS, 0))
+        spent[leg["arm"]] = {name: before[name] + leg[name] for name in COUNTS}
+    spent |= {"all": cost["total"], "handed over": cost["handed_over"]}
+    for name, bill in spent.items():
+        table.add_row(name, *(f"{bill[count]:,.0f}" for count in COUNTS))
     return table

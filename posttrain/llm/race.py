@@ -195,7 +195,8 @@ def _lap(
     ordered = {name: place for place, name in enumerate(kept)}
     rows.sort(key=lambda row: -row["mean"])
     left = sorted((arm for arm in going if arm.name in kept), key=lambda arm: ordered[arm.name])
-    progress.say(f"race, step {steps}: {', '.join(kept)} goes on", speak=work.world.main)
+    said = "won by" if len(kept) == 1 else "on to the next round:"
+    progress.say(f"race, step {steps}: {said} {', '.join(kept)}", speak=work.world.main)
     return {"steps": steps, "best": kept[0], "arms": rows}, tuple(left)
 
 

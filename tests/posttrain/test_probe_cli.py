@@ -44,6 +44,10 @@ FOUND = {
         "total": COUNTS,
         "handed_over": {**COUNTS, "comparisons": 0},
     },
+    "arms": {
+        "plain": {"plan": {"interventions": []}, "algorithm": "grpo"},
+        "more": {"plan": {"interventions": []}, "algorithm": "sft"},
+    },
     "reason": "plain won a race of 2 arms.",
 }
 
@@ -90,19 +94,20 @@ def test_a_runs_folder_is_raced_where_it_is(asked, tmp_path):
 def test_arms_stand_with_their_intervals_and_the_bill_below(asked):
     said = CliRunner().invoke(app, ["probe", "mine.yaml"], env={"COLUMNS": "160"}).stdout
     plain, stiff = (
-        next(x for x in said.splitlines() if x.startswith(n)) for n in ("plain", "stiff")
+        next(x for x in said.splitlines() if x.startswith(n + "  ")) for n in ("plain", "stiff")
     )
+    assert "plain: plain RL\nmore: further SFT on D\n" in said
     assert "0.600" in plain
-    assert plain.rstrip().endswith("goes on")
+    assert plain.rstrip().endswith(" on")
     assert "-0.200" in stiff
     assert "-0.300 to -0.100" in stiff
-    assert "goes on" not in stiff
+    assert not stiff.rstrip().endswith(" on")
     assert "├" in stiff or "[" in stiff
-    assert "of it handed over" in said
+    assert "handed over" in said
     assert "plain won a race of 2 arms." in said
 
 
 def test_a_bar_shows_an_interval_on_its_axis():
     drawn = bar(-0.5, -0.25, 0.0, 1.0)
     assert len(drawn) == WIDTH
-    assert [drawn.index(end) for end in "├●┤"] == [6, 9, 12]
+    assert [drawn.index(end) for end in "├●┤"] == [4, 5, 7]
