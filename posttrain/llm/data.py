@@ -154,64 +154,17 @@ def _read(path: str, settings: DataSettings) -> list[Row]:
         from posttrain.assets import resolve
 
         path = str(resolve(path))
+    from posttrain.llm.sources import records
+
     rows = []
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    for number, record in enumerate(_records(path, settings.options), start=1):
+    for number, record in enumerate(records(path, settings.options), start=1):
         rows.append(_row(record, settings, f"{path}: row {number}", folder))
         if settings.size is not None and len(rows) == settings.size:
             break
     if not rows:
         raise DataError(f"{path}: wanted at least one row of prompt and completion, got none")
     return rows
-
-
-def _records(path: str, options: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    file = Path(path)
-    if file.suffix in (".jsonl", ".json", ".parquet"):
-        if not file.is_file():
-            raise DataError(f"{path}: no such file")
-        return _parquet(file) if file.suffix == ".parquet" else _jsonl(file)
-    import datasets
-
-    try:
-        if file.is_dir() and (file / "state.json").exists():
-            found = datasets.load_from_disk(path)
-        else:
-            found = datasets.load_dataset(path, **{"split": "train", **options})
-    except Exception as error:
-        raise DataError(
-            f"{path}: not a local .jsonl or .parquet file, and datasets could not load it: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if isinstance(found, dict):
-        raise DataError(f"{path}: holds the splits {sorted(found)}; name one in data.options.split")
-    return found
-
-
-def _jsonl(file: Path) -> Iterable[Mapping[str, Any]]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{file}: row {number}: not JSON: {error}") from error
-            if not isinstance(record, dict):
-                raise DataError(
-                    f"{file}: row {number}: wanted an object, got {type(record).__name__}"
-                )
-            yield record
-
-
-def _parquet(file: Path) -> Iterable[Mapping[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(file).to_pylist()
-    except pa.ArrowException as error:
-        raise DataError(f"{file}: not a Parquet file: {error}") from error
 
 
 def _row(record: Mapping[str, Any], settings: DataSettings, where: str, folder: Path) -> Row:
