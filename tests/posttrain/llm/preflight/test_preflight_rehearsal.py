@@ -219,6 +219,9 @@ def test_columns_that_the_table_changes_have_no_parity(tiny, sums, tmp_path):
 
     found = rehearsed(recipe(), start(tiny), rows, tmp_path, judge)
     assert found["parity.reward"].severity == "stop"
+    begin, silent = start(tiny), SimpleNamespace(rollouts=())
+    alone = reward_check(rows, silent, judge, begin.processing, ends=[])
+    assert alone.value["other"] == 1  # the demonstrations tell by themselves
 
 
 def test_rounding_to_bfloat16_is_measured(tiny, sums):
