@@ -108,12 +108,14 @@ class Window:
         return replace(self, returns=self.returns.add(returns), gaps=gaps)
 
     def gap(self, j_dataset: float, alpha: float) -> Band:
-        """J - J(D): what J alone and what the differences leave possible."""
+        """J - J(D): what J alone and what the differences leave possible; the sharper's mean."""
         alone = Band(*(end - j_dataset for end in self.returns.band(alpha)))
         low, mid, high = (2.0 * end - 1.0 for end in self.gaps.band(alpha))
         if not self.gaps.count:
             return Band(low, mid, high)
-        return Band(np.maximum(low, alone.low), mid, np.minimum(high, alone.high))
+        sharper = alone.high - alone.low <= high - low
+        low, high = np.maximum(low, alone.low), np.minimum(high, alone.high)
+        return Band(low, np.clip(np.where(sharper, alone.mid, mid), low, high), high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
