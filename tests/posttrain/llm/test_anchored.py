@@ -176,7 +176,7 @@ def test_k3_is_trls_own_bit_for_bit(tiny, sums, tmp_path):
         reward_funcs=rl.reward_function(JUDGE, rl.callbacks.Recorder()),
         args=rl._config(made),
         train_dataset=rl.prompts_of(made.experience.rows, stage="train"),
-        eval_dataset=rl.prompts_of(made.experience.heldout[:8], stage="eval"),
+        eval_dataset=rl.prompts_of(made.experience.heldout[:2], stage="eval"),
         processing_class=tokenizer,
     )
     plain.train()
