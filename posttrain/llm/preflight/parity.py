@@ -162,6 +162,6 @@ def reward_check(
         text=f"{len(wrong)} of {count} texts have another return through TRL than in the "
         f"diagnosis, such as {clip(text)}: {ours} and {his}",
         change="make the reward depend on the answer's text and the row's columns alone; columns "
-        "whose types differ between rows are changed by the table that TRL reads",
+        "that some rows lack, or whose types differ, are changed by the table that TRL reads",
         value=value,
     )
