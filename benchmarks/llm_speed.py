@@ -200,6 +200,7 @@ def time_line(name: str, job: Job) -> tuple[str, ...]:
     for turn in turns.values():
         turn.end()
     bare = [a + b for a, b in zip(found["empty"], found["floor"], strict=True)]
+    extra = [a - b for a, b in zip(found["replay"], found["empty"], strict=True)]
     return (
         name,
         f"{1000 * spread(found['trl']).median:.0f}",
@@ -207,6 +208,7 @@ def time_line(name: str, job: Job) -> tuple[str, ...]:
         f"{ratio(found['probe'], found['empty']):.3f}",
         f"{1000 * spread(found['floor']).median:.0f}",
         f"{ratio(found['replay'], bare):.3f}",
+        f"{ratio(extra, found['floor']):.2f}",
     )
 
 
@@ -289,7 +291,7 @@ def page(
     )
     first = table(
         ("model", "TRL's step, ms", "empty plan / TRL", "with the probe / without",
-         "replay's floor, ms", "with replay / (without + floor)"),
+         "replay's floor, ms", "with replay / (without + floor)", "(with - without) / floor"),
         times,
     )  # fmt: skip
     second = table(
