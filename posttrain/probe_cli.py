@@ -102,7 +102,8 @@ def round_table(lap: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     arms = lap["arms"]
-    reach = max(abs(end) for arm in arms for end in arm["against_best"]["interval"]) or 1.0
+    others = [arm["against_best"] for arm in arms if arm["name"] != lap["best"]]
+    reach = max(abs(end) for found in others for end in found["interval"]) or 1.0
     table = Table(
         f"step {lap['steps']}", "return", "by seed", "to best", "interval", f"±{reach:.3f}", "",
         box=None, padding=(0, 1, 0, 0),
