@@ -138,7 +138,8 @@ class Monitor(TrainerCallback):
 
     def _sentence(self, kind: Kind, reading: Reading) -> str:
         j, pi0 = (self._returns(band) for band in (reading.j, reading.pi0))
-        over = f"{self.watch.step - reading.start} steps"
+        steps = self.watch.step - reading.start
+        over = f"{steps} step{'' if steps == 1 else 's'}"
         if kind == "passed":
             low, mid, high = (x * self._reach for x in reading.gap)
             return f"the policy has passed D by {mid:+.3f} ({low:+.3f} to {high:+.3f}) over {over}"
