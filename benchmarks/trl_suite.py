@@ -34,7 +34,7 @@ NEEDS = {
     "jmespath": r"requires jmespath",
     "another version of a library": r"(introduced|requires transformers|[Nn]ew in|since v?\d|v\d)",
     "a model or data set that has no stand-in here": (
-        r"trl-internal-testing|is not a local folder|offline|Couldn't (find|reach|connect)"
+        r"trl-internal-testing|is not a local folder|offline|ouldn't (find|reach|connect)"
     ),
 }
 
@@ -109,7 +109,7 @@ def reason(row: Mapping[str, Any]) -> str:
     for need, pattern in NEEDS.items():
         if re.search(pattern, row["why"]):
             return need
-    return str(row["why"]).replace("|", "/")[:160]
+    return str(row["why"]).replace("|", "/")[:80]
 
 
 def compare(plain: Diary, ours: Diary, *, version: str) -> tuple[str, list[str]]:
