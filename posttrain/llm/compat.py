@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from trl import GRPOTrainer, __version__
+from trl import GRPOTrainer, RLOOTrainer, __version__
 from trl.trainer.utils import use_adapter
 
 __all__ = ["amend", "check", "micro_step", "push", "pushed", "roll", "use_adapter", "window_tokens"]
@@ -18,7 +18,15 @@ __all__ = ["amend", "check", "micro_step", "push", "pushed", "roll", "use_adapte
 _PARAMETERS = {
     "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
     "_generate_and_score_completions": ("self", "inputs"),
-    "_generate_single_turn": ("self", "prompt_ids"),
+    "_generate_single_turn": ("self", "prompt_ids", "images", "multimodal_fields"),
+    "_get_per_token_logps_and_entropies": (
+        "self",
+        "model",
+        "input_ids",
+        "attention_mask",
+        "logits_to_keep",
+        "batch_size",
+    ),
     "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
     "_prepare_inputs": ("self",),
 }
@@ -81,3 +89,4 @@ def micro_step(trainer: Any) -> int:
 
 
 check()
+check(RLOOTrainer)
