@@ -44,7 +44,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TAKEN = Taken(
-    shared=("data", "reward", "model", "sft", "rollout", "deployment", "diagnose", "seed"),
+    shared=(
+        "data", "environment", "reward", "model", "sft", "rollout", "deployment", "diagnose",
+        "seed",
+    ),
     stages=("data", "sft", "score", "sample"),
     files=(
         "data/train.jsonl", "data/heldout.jsonl", "data/demonstration_scores.jsonl",
