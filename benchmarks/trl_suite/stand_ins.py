@@ -43,9 +43,7 @@ VOCABULARY = {"wide": 151_936, "small": 320}
 
 CHAT = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
-    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}"
-    "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endif %}"
-    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
@@ -57,8 +55,6 @@ def make(folder: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         _texts(home, size)
         _rewards(home, size)
-        if size == "small":
-            _pictures(home)
         _zen(home)
 
 
@@ -69,7 +65,7 @@ def _byte_letters() -> list[str]:
     return [chr(b) for b in shown] + [chr(256 + i) for i in range(len(hidden))]
 
 
-def tokenizer(template: str, *, size: str, more: tuple[str, ...] = ()) -> Any:
+def tokenizer(template: str, *, size: str) -> Any:
     """Bytes as Qwen numbers them, what a chat needs, and in `wide` the pieces of the tests."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -88,7 +84,6 @@ def tokenizer(template: str, *, size: str, more: tuple[str, ...] = ()) -> Any:
     backend.add_tokens(
         [AddedToken(names[i], special=i not in PLAIN, normalized=False) for i in sorted(names)]
     )
-    backend.add_special_tokens([AddedToken(text, special=True) for text in more])
     made = PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
@@ -169,38 +164,6 @@ def _write(folder: Path, cls: Any, config: Any, words: Any) -> None:
             parameter.add_(torch.randn_like(parameter) * 0.02)
     words.save_pretrained(folder)
     model.save_pretrained(folder)
-
-
-def _pictures(home: Path) -> None:
-    """LLaVA, the one architecture whose processor needs no torchvision."""
-    import transformers as t
-    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-
-    words = tokenizer(CHAT, size="small", more=("<image>",))
-    words.chat_template = None
-    image = words.convert_tokens_to_ids("<image>")
-    processor = t.LlavaProcessor(
-        image_processor=SiglipImageProcessorPil(size={"height": 24, "width": 24}),
-        tokenizer=words,
-        patch_size=8,
-        vision_feature_select_strategy="full",
-        image_token="<image>",
-        chat_template=CHAT,
-    )
-    sizes = {"hidden_size": 16, "num_attention_heads": 4, "num_hidden_layers": 2}
-    vision = t.SiglipVisionConfig(
-        **sizes, intermediate_size=37, image_size=24, patch_size=8, vision_use_head=False
-    )
-    config = t.LlavaConfig(
-        vision_config=vision,
-        text_config=t.LlamaConfig(**{**common(words, "small"), "hidden_size": 16}),
-        image_token_id=image,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="full",
-        image_seq_length=9,
-    )
-    _write(home / "tiny-LlavaForConditionalGeneration", t.LlavaForConditionalGeneration, config,
-           processor)  # fmt: skip
 
 
 def _zen(home: Path) -> None:
