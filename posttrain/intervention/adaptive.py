@@ -16,7 +16,7 @@ def steer(coefficient: float, kl: float, *, target: float, rate: float) -> float
     The controller of Ziegler et al. (arXiv 1909.08593, section 2.2), whose rate was 0.1: a step
     then changes the coefficient by at most 2 %, and 35 steps can double it.
 
-    >>> steer(0.1, 0.5, target=0.01, rate=0.1)
+    >>> round(steer(0.1, 0.5, target=0.01, rate=0.1), 6)
     0.102
     >>> steer(0.1, 0.01, target=0.01, rate=0.1)
     0.1

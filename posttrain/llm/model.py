@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from posttrain.intervention.replay import label_logp
 from posttrain.llm import tiny, tiny_vlm
 from posttrain.llm.adapted import base_of, is_adapter, merged
 from posttrain.llm.data import Message, Row
@@ -314,9 +315,5 @@ def token_logps(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tenso
         logps [n, length - 1] (0 where masked) and mask [n, length - 1].
     """
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    logits = model(**inputs).logits[:, :-1]
-    labels = batch["labels"][:, 1:]
-    mask = labels != -100
-    logps = torch.log_softmax(logits.float(), dim=-1)
-    picked = logps.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return picked * mask, mask
+    logp, mask = label_logp(model(**inputs).logits, batch["labels"])
+    return torch.where(mask, logp, 0), mask

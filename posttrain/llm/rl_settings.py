@@ -81,7 +81,7 @@ class RlSettings:
     eval_units: int = 200
     eval_samples: int = 1
     save_every: int = 20
-    probe_units: int = 32
+    probe_units: int = 16
     replay_rows: int = 16
     interpolate: tuple[float, ...] = ()
     warmup_from: Literal["fresh", "diagnosis"] = "fresh"

@@ -38,9 +38,12 @@ SHORT = 64
 class _Heard:
     """Keeps the prompts that a trainer generates from."""
 
-    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         self.heard = [*getattr(self, "heard", []), *(list(map(int, ids)) for ids in prompt_ids)]
-        return super()._generate_single_turn(prompt_ids, *args, **kwargs)  # type: ignore[misc]
+        generate = super()._generate_single_turn  # type: ignore[misc]
+        return generate(prompt_ids, images, multimodal_fields, *args, **kwargs)
 
 
 class _GRPO(_Heard, GRPOTrainer):
