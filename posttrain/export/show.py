@@ -45,12 +45,12 @@ def tell(
 
     length = steps or planned_steps(source)
     plans = prescribe(diagnosis, _learner(source, framework), steps=length)
-    exports = [] if framework is None else _exports(plans, source, framework, length)
+    exports = None if framework is None else _exports(plans, source, framework, length)
     if json:
         _print_json(plans, exports)
         return
     print(diagnosis.sentence)  # noqa: T201 - what the command is for
-    show(export_list(plans, exports) if exports else prescription_list(plans))
+    show(prescription_list(plans) if exports is None else export_list(plans, exports))
 
 
 def _learner(source: Path | None, framework: str | None) -> Capabilities:
@@ -67,7 +67,8 @@ def _learner(source: Path | None, framework: str | None) -> Capabilities:
 
 def _exports(
     plans: Sequence[Prescription], source: Path | None, framework: str, steps: int
-) -> list[Export]:
+) -> list[Export | None]:
+    """One a prescription; None where there is no RL to be exported."""
     from posttrain.export.export import export
     from posttrain.export.framework import frameworks
     from posttrain.inputs import algorithm_of
@@ -75,27 +76,38 @@ def _exports(
     known = frameworks().get(framework)
     asked = algorithm_of(source)
     algorithm = next((a for a in known.algorithms if a == asked), None) if known else None
-    return [export(plan.plan, framework, steps=steps, algorithm=algorithm) for plan in plans]
+    return [
+        export(plan.plan, framework, steps=steps, algorithm=algorithm)
+        if plan.trains == "rl"
+        else None
+        for plan in plans
+    ]
 
 
-def _print_json(plans: Sequence[Prescription], exports: Sequence[Export]) -> None:
+def _print_json(plans: Sequence[Prescription], exports: Sequence[Export | None] | None) -> None:
     from posttrain.files import to_json
 
     rows = [plan.to_dict() for plan in plans]
-    for row, export in zip(rows, exports, strict=False):
-        row["export"] = export.to_dict()
+    if exports is not None:
+        for row, export in zip(rows, exports, strict=True):
+            row["export"] = None if export is None else export.to_dict()
     print(to_json(rows, indent=2))  # noqa: T201 - what the command is for
 
 
-def export_list(prescriptions: Sequence[Prescription], exports: Sequence[Export]) -> Group:
+def export_list(prescriptions: Sequence[Prescription], exports: Sequence[Export | None]) -> Group:
     """Every prescription in the framework's words, best first."""
     pairs = zip(prescriptions, exports, strict=True)
     return Group(*(_export(n, p, e) for n, (p, e) in enumerate(pairs, start=1)))
 
 
-def _export(number: int, prescription: Prescription, export: Export) -> Panel:
+def _export(number: int, prescription: Prescription, export: Export | None) -> Panel:
     from posttrain.terminal import describe
 
+    ends = " (to run)" if number == 1 else ""
+    if export is None:
+        said = "no RL: further SFT on D with as many updates, by the framework's own SFT"
+        title = f"{number}. supervised{ends}"
+        return Panel(Text(said, "dim"), title=title, title_align="left", width=100)
     f = export.framework
     parts: list[Text | Table] = [Text(describe(prescription.plan), "dim"), Text()]
     parts.append(Text(export.text.rstrip("\n"), overflow="fold"))
@@ -113,6 +125,5 @@ def _export(number: int, prescription: Prescription, export: Export) -> Panel:
             table.add_row(Text(label, colour), Text(sentence))
     if table.row_count:
         parts += [Text(), table]
-    ends = " (to run)" if number == 1 else ""
     title = f"{number}. {prescription.plan.family} for {f.title} {f.version}{ends}"
     return Panel(Group(*parts), title=title, title_align="left", width=100)

@@ -56,8 +56,10 @@ class Prescription:
         """Say the plan in the options of another framework, for `steps` of RL.
 
         Raises:
-            ValueError: a framework or an algorithm that is not known.
+            ValueError: a framework or an algorithm that is not known, or no RL to export.
         """
+        if self.trains == "sft":
+            raise ValueError("this prescription is further SFT: there is no plan of RL to export")
         from posttrain.export import export
 
         return export(self.plan, framework, steps=steps, algorithm=algorithm)

@@ -44,6 +44,13 @@ def test_the_terminal_shows_options_and_what_cannot_be_done(inferior):
     assert "Posttrain's own GRPO" in text
 
 
+def test_further_sft_is_no_rl_to_be_exported(inferior):
+    found = json.loads(command("prescribe", inferior, "--json", "--for", "verl").stdout)
+    assert [row["export"] is None for row in found] == [row["trains"] == "sft" for row in found]
+    assert any(row["trains"] == "sft" for row in found)
+    assert "no RL: further SFT on D" in command("prescribe", inferior, "--for", "verl").stdout
+
+
 def test_an_unknown_framework_is_a_sentence_and_status_2(inferior):
     done = command("prescribe", inferior, "--for", "vwrl")
     assert done.exit_code == 2
