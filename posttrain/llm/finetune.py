@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +58,11 @@ def job_of(work: Run, *, aside: Collection[str] = ()) -> rl.Job:
     if stored.get("trains") == "sft":
         settings = as_sft(settings)
     without = {*aside, *stored.get("set_aside", ())}
+
+    def base() -> Mapping[str, Any]:
+        """Read only where a reset interpolates towards it."""
+        return work.base()[0].state_dict()
+
     return rl.Job(
         pi0=work.record.sft,
         settings=settings,
@@ -65,7 +70,7 @@ def job_of(work: Run, *, aside: Collection[str] = ()) -> rl.Job:
         experience=experience_of(work, scores, diagnosis, without=without),
         judge=work.judge,
         load=work.load,
-        base=work.base()[0].state_dict,
+        base=base,
         rollout=work.recipe.rollout,
         lora=work.recipe.model.lora,
         factory=work.factory(),
