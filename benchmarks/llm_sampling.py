@@ -19,10 +19,12 @@ import torch
 from side_by_side import clock, machine, publish, ratio, rounds, spread, table
 
 from posttrain.assets import resolve
-from posttrain.llm import decode, sampling, tiny
+from posttrain.llm import decode, sampling
 from posttrain.llm.data import Row
-from posttrain.llm.model import device, end_ids, load, prompt_ids, trim_after_end
+from posttrain.llm.prompts import prompt_ids
 from posttrain.llm.settings import Decoding
+from posttrain.tuning import tiny
+from posttrain.tuning.model import device, end_ids, load, trim_after_end
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in "nrst"]
 SIZES = {"tiny": (128, 2), "wide": (256, 4)}

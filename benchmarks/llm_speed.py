@@ -26,11 +26,14 @@ from trl import GRPOConfig, GRPOTrainer
 
 from posttrain.assets import resolve
 from posttrain.intervention.plan import Anchor, Plan, Replay
-from posttrain.llm import callbacks, keep, rl, tiny, training
+from posttrain.llm import rl
 from posttrain.llm.data import Row, load_rows
-from posttrain.llm.model import batch_of, demonstration_ids, device, load, save, token_logps
+from posttrain.llm.kept import kept_of
+from posttrain.llm.prompts import demonstration_ids
 from posttrain.llm.settings import DataSettings, RlSettings
 from posttrain.llm.trainer import PlanGRPOTrainer
+from posttrain.tuning import callbacks, keep, tiny, training
+from posttrain.tuning.model import batch_of, device, load, save, token_logps
 
 SUMS = {
     "min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2, "operators": ["+"],
@@ -117,7 +120,7 @@ class Job:
         """A replay of as many demonstrations as a run replays by default."""
         replay = Replay(weight=0.1)(Plan()).replay
         tokenizer = load(self.folder)[1]
-        return keep.kept_of(replay, self.rows, tokenizer, batch=DEFAULT.replay_rows, seed=0)
+        return kept_of(replay, self.rows, tokenizer, batch=DEFAULT.replay_rows, seed=0)
 
 
 class Turns(TrainerCallback):

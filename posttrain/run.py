@@ -51,7 +51,7 @@ def _first_process(kind: str) -> bool:
     """Whether this process speaks for the run: of a language model's several, the first."""
     if kind != "llm":
         return True
-    from posttrain.llm.world import current
+    from posttrain.tuning.world import current
 
     return current().main
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from posttrain.llm import pictures
 from posttrain.llm.preferences import PreferenceError, as_demonstration
 from posttrain.llm.settings import DataSettings
-from posttrain.llm.turns import Message, TurnsError, divide, extras, words
+from posttrain.tuning import pictures
+from posttrain.tuning.turns import Message, TurnsError, divide, extras, words
 
 
 class DataError(ValueError):
@@ -24,7 +24,7 @@ class Row:
     """One demonstration: a conversation up to the answer, and the answer that D holds.
 
     `columns` are the source's other fields, passed to reward functions by name. `images` are the
-    pictures that the first user message shows, each as `posttrain.llm.pictures` writes it.
+    pictures that the first user message shows, each as `posttrain.tuning.pictures` writes it.
 
     A demonstration that calls tools has `turns`: every message after the prompt, of which
     `completion` is the last one's text. `tools` are the JSON schemas that the prompt shows.

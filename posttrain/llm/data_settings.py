@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
-from posttrain.llm.requirement import require
+from posttrain.tuning.requirement import require
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 from posttrain.llm.data import Row
 from posttrain.llm.settings import EnvironmentSettings
-from posttrain.llm.turns import Message
+from posttrain.tuning.turns import Message
 
 Stage: TypeAlias = Literal["train", "eval"]
 

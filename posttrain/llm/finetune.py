@@ -8,13 +8,14 @@ from typing import Any
 
 from posttrain import progress, record
 from posttrain.intervention.actions import success_from
-from posttrain.llm import interpolation, measure, model, offline, rl
+from posttrain.llm import interpolation, measure, offline, rl
 from posttrain.llm.sampling import Generator, tokens_of, transformers_generator
 from posttrain.llm.settings import RlSettings
 from posttrain.llm.work import Run
 from posttrain.outcome import write_evaluations
 from posttrain.regime import Diagnosis
 from posttrain.regime.scores import Scores
+from posttrain.tuning import model
 
 TRAIN: dict[str, Callable[[rl.Job], tuple[Any, Any]]] = {
     "grpo": rl.train,

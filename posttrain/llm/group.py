@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from posttrain.intervention.replay import token_weights
-from posttrain.llm import compat
-from posttrain.llm.dealt import Dealt, GroupShare, answered, asked, own_mask, stretched
-from posttrain.llm.dials import Dials
-from posttrain.llm.gate import Gate
-from posttrain.llm.honour import PlanError
+from posttrain.tuning import compat
+from posttrain.tuning.dealt import Dealt, GroupShare, answered, asked, own_mask, stretched
+from posttrain.tuning.dials import Dials
+from posttrain.tuning.gate import Gate
+from posttrain.tuning.honour import PlanError
 
 
 class Grouped:

@@ -9,10 +9,7 @@ from typing import Any
 from posttrain.intervention.capabilities import LLM_LEARNERS, Capabilities
 from posttrain.intervention.plan import Plan, Replay
 from posttrain.intervention.ramp import ramp
-
-
-class PlanError(ValueError):
-    """A plan asks for something that the learner cannot do."""
+from posttrain.tuning.honour import PlanError, undone
 
 
 def learner(algorithm: str, *, lora: bool, acting: bool = False) -> Capabilities:
@@ -43,25 +40,8 @@ def honour(
         PlanError: one sentence a field, with what it says and what can be done.
     """
     missing = list(learner(algorithm, lora=lora, acting=acting).unsupported(plan))
-    anchor, replay, reset = plan.anchor, plan.replay, plan.reset
-    if anchor is not None and (anchor.estimator, anchor.place) == ("k1", "loss"):
-        missing.append(
-            "anchor.estimator: k1 beside the loss has an expected gradient of 0, so it would "
-            "anchor nothing (arXiv 2506.09477); use k3 or k2, or anchor.place: reward"
-        )
-    missing += [] if replay is None else _crowded(replay, generations)
-    if reset is not None and reset.every == 0 and set(reset.parts) <= {"adapter", "optimizer"}:
-        missing.append(
-            f"reset.parts: {list(reset.parts)} are new at step 0 anyway, so the reset would do "
-            "nothing; set reset.every"
-        )
-    if reset is not None and reset.how != "interpolate" and replay is None:
-        destroyed = sorted({"policy", "head", "last_layers"} & set(reset.parts))
-        if destroyed:
-            missing.append(
-                f"reset.parts: {destroyed} without replay leaves no way back, since a policy "
-                "without successes gets no gradient from RL; add a replay intervention"
-            )
+    missing += [] if plan.replay is None else _crowded(plan.replay, generations)
+    missing += undone(plan)
     if missing:
         raise PlanError("; ".join(missing))
 
@@ -100,33 +80,3 @@ def check_group(config: Any, replay: Replay) -> None:
             f"rl.trainer.importance_sampling_level: with {level!r} a group's tokens share one "
             f"ratio, and replay.token_weight {replay.token_weight!r} needs one each; use 'token'"
         )
-
-
-def check_replay(config: Any, rows: int, world: int) -> None:
-    """The demonstrations of a step must be the same however the batch is cut."""
-    parts = world * config.gradient_accumulation_steps
-    if rows % parts:
-        raise PlanError(
-            f"rl.replay_rows: {rows} demonstrations a step cannot be dealt out evenly to {world} "
-            f"processes x {config.gradient_accumulation_steps} micro-batches; use a multiple of "
-            f"{parts}"
-        )
-
-
-def check_cycle(config: Any, until: int | None = None) -> None:
-    """A checkpoint inside a generation cycle would not resume to the same run.
-
-    Args:
-        config: TRL's.
-        until: the step after which the run is to pause.
-
-    Raises:
-        PlanError: naming the field.
-    """
-    cycle = config.steps_per_generation * config.num_iterations
-    for name, steps in (("rl.save_every", config.save_steps), ("probe.steps", until or 0)):
-        if (steps * config.gradient_accumulation_steps) % cycle:
-            raise PlanError(
-                f"{name}: {steps} steps end inside a cycle of {cycle} micro-batches that share "
-                "rollouts; a resumed run would differ. Choose a multiple"
-            )

@@ -18,9 +18,9 @@ from posttrain.llm.measure import never, one_a_unit
 from posttrain.llm.reward import Judge
 from posttrain.llm.sampling import Generator, rollouts
 from posttrain.llm.settings import Decoding
-from posttrain.llm.world import World
 from posttrain.outcome import unit_means
 from posttrain.regime.statistics import clustered_mean
+from posttrain.tuning.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable

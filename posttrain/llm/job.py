@@ -12,8 +12,8 @@ from posttrain.llm.data import Row
 from posttrain.llm.environment import Factory
 from posttrain.llm.reward import Judge
 from posttrain.llm.settings import Decoding, Lora, RlSettings
-from posttrain.llm.world import World
 from posttrain.record import MetricsLog
+from posttrain.tuning.world import World
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from typing import Any
 
 from posttrain import progress, record
 from posttrain.intervention.ramp import ramp
-from posttrain.llm import finetune, model, rl
+from posttrain.llm import finetune, rl
 from posttrain.llm.arms import Arm
 from posttrain.llm.data import Row
 from posttrain.llm.measure import never
@@ -20,6 +20,7 @@ from posttrain.llm.settings import ProbeSettings
 from posttrain.llm.work import Run, generator
 from posttrain.record import MetricsLog
 from posttrain.regime.scores import Scores
+from posttrain.tuning import model
 
 SEED = 11
 """Added to the recipe's seed for the rollouts that arms are compared on."""

@@ -14,14 +14,14 @@ from posttrain import progress
 from posttrain.intervention.plan import Plan, plan_from_dict
 from posttrain.llm.data import Row
 from posttrain.llm.environment import last_word
-from posttrain.llm.model import demonstration_ids
+from posttrain.llm.prompts import demonstration_ids
 from posttrain.llm.reward import Judge
 from posttrain.llm.sampling import Generator, rollouts
 from posttrain.llm.settings import DiagnoseSettings, LlmRecipe
-from posttrain.llm.world import World
 from posttrain.outcome import unit_means
 from posttrain.regime import Diagnosis, Flag, diagnose, sequential
 from posttrain.regime.scores import Scores, read_scores
+from posttrain.tuning.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain import progress
 from posttrain.intervention.ramp import ramp
-from posttrain.llm import anchored, callbacks, rl, training
+from posttrain.llm import rl
 from posttrain.llm.data import Row
-from posttrain.llm.honour import PlanError, check_replay, learner
-from posttrain.llm.keep import kept_of
-from posttrain.llm.monitor import check_monitor
+from posttrain.llm.honour import learner
+from posttrain.llm.kept import kept_of
 from posttrain.llm.preferences import pairs
-from posttrain.llm.resume import go_on
 from posttrain.llm.rollouts_in_environment import in_environment
 from posttrain.llm.sampling import judge_completions, transformers_generator
 from posttrain.llm.sft import pairs_dataset, peft_config
 from posttrain.recipe import RecipeError
+from posttrain.tuning import anchored, callbacks, interventions, training
+from posttrain.tuning.honour import PlanError, check_replay
+from posttrain.tuning.monitor import check_monitor
+from posttrain.tuning.resume import go_on
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,7 +56,7 @@ def train(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     reset = job.plan.reset
     base = job.base() if reset is not None and reset.how == "interpolate" else None
     if reset is not None and resume is None:
-        rl.reset_first(reset, model, base, job.seed)
+        interventions.reset_first(reset, model, base, job.seed)
     make = _sft_trainer if job.settings.algorithm == "sft" else _dpo_trainer
     says = "further SFT on D" if job.settings.algorithm == "sft" else "DPO under the plan"
     with progress.bar(says, job.settings.steps, speak=job.world.main) as bar:
@@ -64,11 +66,11 @@ def train(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         found = []
         if job.settings.algorithm == "dpo":
             anchored.verify(trainer, probe)
-            found = rl.interventions(job, trainer, base, resume)
+            found = interventions.interventions(job, trainer, base, resume)
         for callback in (
             *found,
             callbacks.Probe(trainer, probe),
-            rl.curve_of(job, trainer, recorder),
+            interventions.curve_of(job, trainer, recorder, job.settings.eval_samples),
             training.Keep(job.metrics, bar, ("loss", "regime/J", "regime/kl_to_pi0")),
             training.EndAt(job.last),
             training.MarkComplete(),

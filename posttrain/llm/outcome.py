@@ -14,11 +14,11 @@ from posttrain.llm.measure import Records, never, one_a_unit
 from posttrain.llm.reward import Judge
 from posttrain.llm.sampling import Generator, rollouts
 from posttrain.llm.settings import DiagnoseSettings, LlmRecipe
-from posttrain.llm.world import World
 from posttrain.outcome import gain, unit_means
 from posttrain.record import MetricsLog
 from posttrain.regime.decomposition import decompose
 from posttrain.regime.scores import Scores
+from posttrain.tuning.world import World
 
 
 def again(

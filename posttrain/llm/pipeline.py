@@ -22,23 +22,22 @@ from posttrain.llm import (
     finetune,
     honour,
     measure,
-    model,
     outcome,
     replayed,
     reward,
     score,
     sft,
-    training,
 )
 from posttrain.llm.data import Row, load_rows
 from posttrain.llm.settings import LlmRecipe
 from posttrain.llm.work import Run, generator
-from posttrain.llm.world import current
 from posttrain.record import Record
 from posttrain.regime import Diagnosis, Flag
 from posttrain.regime.scores import Scores, write_scores
 from posttrain.start import Taken, take
 from posttrain.terminal import describe
+from posttrain.tuning import model, training
+from posttrain.tuning.world import current
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,15 +18,16 @@ import torch
 
 from posttrain import progress, record
 from posttrain.intervention import halving
-from posttrain.llm import finetune, pipeline, reward, training
+from posttrain.llm import finetune, pipeline, reward
 from posttrain.llm.arms import Arm, RaceError, arms_of, units_to_race_on
 from posttrain.llm.legs import LOGS, Cost, Leg, Track, run_leg
 from posttrain.llm.settings import LlmRecipe, ProbeSettings
 from posttrain.llm.work import Run
-from posttrain.llm.world import current
 from posttrain.outcome import gain, unit_means
 from posttrain.record import Record
 from posttrain.regime.scores import Scores
+from posttrain.tuning import training
+from posttrain.tuning.world import current
 
 
 def race(settings: LlmRecipe, probe: ProbeSettings) -> Path:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from posttrain.llm.data import Row
 from posttrain.llm.environment import Factory, Stage, judged_columns, last_word
-from posttrain.llm.model import demonstration_ids
+from posttrain.llm.prompts import demonstration_ids
 from posttrain.llm.reward import Judge
-from posttrain.llm.seen import tokenizer_of
-from posttrain.llm.turns import Message, rounds, spoken
+from posttrain.tuning.seen import tokenizer_of
+from posttrain.tuning.turns import Message, rounds, spoken
 
 if TYPE_CHECKING:
-    from posttrain.llm.seen import Processing
+    from posttrain.tuning.seen import Processing
 
 Fate: TypeAlias = Literal["replayed", "diverged", "failed"]
 

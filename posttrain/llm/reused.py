@@ -16,8 +16,8 @@ from trl import GRPOTrainer
 from posttrain import progress
 from posttrain.intervention.plan import Plan
 from posttrain.intervention.ramp import ramp
-from posttrain.llm import compat
-from posttrain.llm.honour import PlanError
+from posttrain.tuning import compat
+from posttrain.tuning.honour import PlanError
 
 Ids = Sequence[int]
 

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from posttrain import progress
-from posttrain.intervention.plan import Reset
 from posttrain.intervention.ramp import ramp
-from posttrain.intervention.reset import apply_reset
-from posttrain.llm import anchored, callbacks, monitor, training
 from posttrain.llm.data import Row
 from posttrain.llm.environment import judged_rows, last_word
-from posttrain.llm.gate import Map, map_of
-from posttrain.llm.honour import PlanError, check_cycle, check_group, check_replay, honour
+from posttrain.llm.honour import check_group, honour
 from posttrain.llm.job import Experience, Job
-from posttrain.llm.keep import kept_of
-from posttrain.llm.model import batch_of, demonstration_ids, device, prompt_ids, token_logps
-from posttrain.llm.order import GoOnInOrder
-from posttrain.llm.resume import go_on
+from posttrain.llm.kept import kept_of
+from posttrain.llm.prompts import demonstration_ids, prompt_ids
 from posttrain.llm.reused import dealt_first, stored_of
 from posttrain.llm.reward import Judge
-from posttrain.llm.seen import pad_of, plain
 from posttrain.llm.sft import peft_config
-from posttrain.llm.state import KeepState, Stateful, restore_state
 from posttrain.llm.trainer import TRAINERS, PlanGRPOTrainer, PlanRLOOTrainer
 from posttrain.record import write_jsonl
+from posttrain.tuning import anchored, callbacks, monitor, training
+from posttrain.tuning.gate import Map, map_of
+from posttrain.tuning.honour import PlanError, check_cycle, check_replay
+from posttrain.tuning.interventions import curve_of, interventions, reset_first
+from posttrain.tuning.model import batch_of, device, token_logps
+from posttrain.tuning.order import GoOnInOrder
+from posttrain.tuning.resume import go_on
+from posttrain.tuning.seen import pad_of, plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -63,7 +61,7 @@ def train(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         for callback in (
             *interventions(job, trainer, before, resume),
             callbacks.Probe(trainer, probe),
-            curve_of(job, trainer, recorder),
+            curve_of(job, trainer, recorder, job.settings.eval_samples),
             training.Keep(job.metrics, bar, ("reward", "regime/J", "regime/kl_to_pi0")),
             training.EndAt(job.last),
             GoOnInOrder(trainer),
@@ -158,45 +156,6 @@ def _map(job: Job) -> Map | None:
         write_jsonl(job.metrics.path.with_name("units.jsonl"), rows)
         progress.say(found.described())
     return found
-
-
-def curve_of(job: Job, trainer: Any, recorder: callbacks.Recorder) -> callbacks.Curve:
-    """The curve J(pi_n) of a job, from what `recorder` hears."""
-    return callbacks.Curve(
-        trainer,
-        recorder,
-        job.curve,
-        prior=job.experience.prior,
-        world=job.world,
-        alpha=job.experience.alpha,
-        scale=job.experience.scale,
-        samples=job.settings.eval_samples,
-    )
-
-
-def reset_first(
-    reset: Reset, model: Any, base: Mapping[str, torch.Tensor] | None, seed: int
-) -> None:
-    """Reset what exists before RL starts; adapters and optimizer are new then."""
-    parts = tuple(part for part in reset.parts if part not in {"adapter", "optimizer"})
-    if parts:
-        apply_reset(replace(reset, parts=parts), model, base_state=base, seed=seed)
-
-
-def interventions(
-    job: Job, trainer: Any, base: Mapping[str, torch.Tensor] | None, resume: Path | None
-) -> list[Any]:
-    """The callbacks that a plan asks for, with what they remembered at a checkpoint."""
-    plan = job.plan
-    found: list[Any] = [] if job.settings.monitor is None else [monitor.monitor_of(job, trainer)]
-    found += anchored.callbacks_of(trainer, resume)
-    if plan.warmup is not None:
-        found.append(callbacks.MomentWarmup(plan.warmup.steps))
-    if plan.reset is not None and plan.reset.every:
-        found.append(callbacks.ScheduledReset(plan.reset, seed=job.seed, base=base))
-    memories = [part for part in (*found, *trainer.memories()) if isinstance(part, Stateful)]
-    restore_state(resume, memories)
-    return [*found, KeepState(memories)]
 
 
 def _config(job: Job, *, start: bool = True) -> Any:

@@ -3,35 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal
 
-from pydantic import Field
-
-from posttrain.intervention.plan import Anchor, Replay, Reset, Warmup
-from posttrain.llm.requirement import require
-
-Intervention: TypeAlias = Annotated[Anchor | Replay | Warmup | Reset, Field(discriminator="kind")]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MonitorSettings:
-    """Diagnose again while training, from the training rollouts, at no cost.
-
-    `adapt` names what may be changed: `release` lowers replay once pi_n has passed D, `tighten`
-    strengthens the anchor on a drop that is statistically real, `stop` ends a run that has
-    collapsed. Empty: only watch. `window` is the number of latest steps that speak for pi_n.
-    """
-
-    adapt: tuple[Literal["release", "tighten", "stop"], ...] = ()
-    window: int = 20
-    alpha: float = 0.05
-    factor: float = 2.0
-
-    def __post_init__(self) -> None:
-        require(len(set(self.adapt)) == len(self.adapt), f"adapt names one twice: {self.adapt!r}")
-        require(self.window >= 1, f"window must be >= 1 steps, got {self.window!r}")
-        require(0 < self.alpha < 0.5, f"alpha must lie in (0, 0.5), got {self.alpha!r}")
-        require(self.factor > 1, f"factor must be > 1, got {self.factor!r}")
+from posttrain.tuning.requirement import require
+from posttrain.tuning.settings import Intervention, MonitorSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 from trl import DPOTrainer, SFTTrainer
 
-from posttrain.llm.anchored import Anchored
-from posttrain.llm.keep import KeepData
+from posttrain.tuning.anchored import Anchored
+from posttrain.tuning.keep import KeepData
 
 
 def _nothing() -> None:

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import numpy as np
 import torch
 
-from posttrain.llm import compat, training
 from posttrain.llm.data import Row
 from posttrain.llm.environment import Factory, judged_rows, last_word
-from posttrain.llm.model import end_ids
 from posttrain.llm.reward import Judge, Judgement
 from posttrain.llm.sampling import Completion, Generator
 from posttrain.llm.settings import Decoding
-from posttrain.llm.turns import Message
-from posttrain.llm.world import World
+from posttrain.tuning import compat, training
+from posttrain.tuning.model import end_ids
+from posttrain.tuning.turns import Message
+from posttrain.tuning.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -17,16 +17,17 @@ import torch
 from posttrain import record
 from posttrain.llm.data import Row
 from posttrain.llm.decode import decode, why_not
-from posttrain.llm.model import ModelError, device, end_ids, prompt_ids, trim_after_end
+from posttrain.llm.prompts import prompt_ids
 from posttrain.llm.reward import Judge, Judgement
-from posttrain.llm.seen import place_holders, sights, tokenizer_of
 from posttrain.llm.settings import Decoding
-from posttrain.llm.world import World
+from posttrain.tuning.model import ModelError, device, end_ids, trim_after_end
+from posttrain.tuning.seen import place_holders, sights, tokenizer_of
+from posttrain.tuning.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from posttrain.llm.seen import Processing
+    from posttrain.tuning.seen import Processing
 
 TOKENS = "tokens"
 """Folder beside the records of rollouts that holds their token ids."""

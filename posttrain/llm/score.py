@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from posttrain.llm import environment, replayed
 from posttrain.llm.data import Row, load_rows, texts
 from posttrain.llm.environment import Factory
-from posttrain.llm.model import load_tokenizer
+from posttrain.llm.prompts import load_tokenizer
 from posttrain.llm.reward import Judge, make_judge
-from posttrain.llm.seen import tokenizer_of
 from posttrain.llm.settings import LlmRecipe
 from posttrain.regime.scores import Scores, write_scores
+from posttrain.tuning.seen import tokenizer_of
 
 if TYPE_CHECKING:
-    from posttrain.llm.seen import Processing
+    from posttrain.tuning.seen import Processing
 
 
 def score_demonstrations(

@@ -16,8 +16,9 @@ from posttrain.llm.data_settings import (
     RewardSettings,
     TrlReward,
 )
-from posttrain.llm.requirement import require
-from posttrain.llm.rl_settings import Intervention, MonitorSettings, ProbeSettings, RlSettings
+from posttrain.llm.rl_settings import ProbeSettings, RlSettings
+from posttrain.tuning.requirement import require
+from posttrain.tuning.settings import Intervention, Lora, MonitorSettings, Quantization
 
 __all__ = [
     "Corruption",
@@ -42,30 +43,6 @@ __all__ = [
     "SftSettings",
     "TrlReward",
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lora:
-    """A low-rank adapter for both SFT and RL; SFT's is merged, so that the base of RL is pi_0."""
-
-    rank: int = 8
-    alpha: int = 16
-    dropout: float = 0.0
-    target: str = "all-linear"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quantization:
-    """Base weights in 8 or 4 bits (QLoRA), on a CUDA GPU with bitsandbytes.
-
-    `type`, `double` and `compute` are bitsandbytes' for 4 bits: nf4 or fp4, constants quantised
-    again, and the precision of the arithmetic.
-    """
-
-    bits: Literal[4, 8] = 4
-    type: Literal["nf4", "fp4"] = "nf4"
-    double: bool = True
-    compute: Literal["bfloat16", "float16", "float32"] = "bfloat16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

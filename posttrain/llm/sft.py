@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain import progress
-from posttrain.llm import training
 from posttrain.llm.data import Row
 from posttrain.llm.environment import Factory
-from posttrain.llm.model import check_sight, demonstration_ids
-from posttrain.llm.resume import go_on
+from posttrain.llm.prompts import check_sight, demonstration_ids
 from posttrain.llm.reward import Judge
 from posttrain.llm.score import score_demonstrations
 from posttrain.llm.settings import Lora, SftSettings
-from posttrain.llm.turns import spoken
-from posttrain.llm.world import World
 from posttrain.recipe import RecipeError
 from posttrain.record import MetricsLog
+from posttrain.tuning import training
+from posttrain.tuning.resume import go_on
+from posttrain.tuning.turns import spoken
+from posttrain.tuning.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from posttrain.llm.seen import Processing
+    from posttrain.tuning.seen import Processing
 
 CHECKS = 10
 """Held-out losses taken during SFT."""

@@ -11,9 +11,9 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from posttrain.llm import pictures
 from posttrain.llm.data import DataError, Row, unit_of
 from posttrain.llm.settings import DataSettings
+from posttrain.tuning import pictures
 
 COLOURS = {
     "red": (220, 40, 40),

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from trl import GRPOTrainer, RLOOTrainer
 
-from posttrain.llm.anchored import Anchored
 from posttrain.llm.group import Grouped
-from posttrain.llm.keep import KeepData
-from posttrain.llm.order import Ordered
 from posttrain.llm.reused import Reused
+from posttrain.tuning.anchored import Anchored
+from posttrain.tuning.keep import KeepData
+from posttrain.tuning.order import Ordered
 
 
 class PlanGRPOTrainer(KeepData, Anchored, Grouped, Ordered, Reused, GRPOTrainer):

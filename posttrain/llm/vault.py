@@ -13,7 +13,7 @@ import numpy as np
 
 from posttrain.llm.data import DataError, Row, unit_of
 from posttrain.llm.settings import DataSettings
-from posttrain.llm.turns import Message
+from posttrain.tuning.turns import Message
 
 DIGITS = 3
 """Digits of a slot's name."""

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain import record
-from posttrain.llm import environment, model, reward
+from posttrain.llm import environment, prompts, reward
 from posttrain.llm.data import Row, row_from_dict, texts
 from posttrain.llm.sampling import Generator, transformers_generator, vllm_generator
 from posttrain.llm.settings import LlmRecipe
-from posttrain.llm.world import World
 from posttrain.record import Record
+from posttrain.tuning import model
+from posttrain.tuning.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -59,7 +60,7 @@ class Run:
         """The model before SFT."""
         train, heldout = self.rows()
         tools = self.recipe.environment is not None
-        policy, tokenizer = model.load_base(
+        policy, tokenizer = prompts.load_base(
             self.recipe.model, texts=texts((*train, *heldout)), seed=self.recipe.seed, tools=tools
         )
         if tools:

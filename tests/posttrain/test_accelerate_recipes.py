@@ -124,7 +124,7 @@ def test_the_deepspeed_files_ask_for_their_stage_and_no_offload(name, stage, env
 
 @pytest.mark.parametrize(("name", "asked"), [("fsdp2", "FSDP"), ("zero3", "ZeRO-3")])
 def test_a_run_refuses_weights_in_parts(name, asked):
-    from posttrain.llm.sharding import ShardingError, refuse_sharded_weights
+    from posttrain.tuning.sharding import ShardingError, refuse_sharded_weights
 
     with pytest.raises(ShardingError, match=rf"{asked}, which cuts up.*zero2\.yaml"):
         refuse_sharded_weights(launched(name)[1])
@@ -132,15 +132,15 @@ def test_a_run_refuses_weights_in_parts(name, asked):
 
 @pytest.mark.parametrize("name", ["gpu_1", "ddp", "zero2", "cpu_1", "cpu_2"])
 def test_a_run_takes_whole_weights(name):
-    from posttrain.llm.sharding import refuse_sharded_weights
+    from posttrain.tuning.sharding import refuse_sharded_weights
 
     refuse_sharded_weights(launched(name)[1])
 
 
 def test_the_refusal_is_what_a_run_says_first(environment):
     pytest.importorskip("trl")
-    from posttrain.llm.sharding import ShardingError
-    from posttrain.llm.world import current
+    from posttrain.tuning.sharding import ShardingError
+    from posttrain.tuning.world import current
 
     environment(launched("zero3")[1])
     with pytest.raises(ShardingError, match="ZeRO-3"):
@@ -152,8 +152,8 @@ def test_a_reset_between_deepspeeds_steps_is_refused_for_it_would_be_undone(tmp_
     from types import SimpleNamespace
 
     from posttrain.intervention.plan import Reset
-    from posttrain.llm.callbacks import ScheduledReset
-    from posttrain.llm.sharding import ShardingError
+    from posttrain.tuning.callbacks import ScheduledReset
+    from posttrain.tuning.sharding import ShardingError
 
     reset = ScheduledReset(Reset(parts=("last_layers",), every=2), seed=0, base=None)
     with pytest.raises(ShardingError, match=r"reset\.every: DeepSpeed trains a copy"):

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.llm import training
 from posttrain.llm.data import Row
-from posttrain.llm.model import demonstration_ids
 from posttrain.llm.preflight.finding import Finding
-from posttrain.llm.turns import spoken
+from posttrain.llm.prompts import demonstration_ids
+from posttrain.tuning import training
+from posttrain.tuning.turns import spoken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from posttrain.llm.seen import Processing
+    from posttrain.tuning.seen import Processing
 
 SHAPES = ("per_device", "gradient_acc", "max_steps", "num_train", "save_", "eval_", "logging_")
 ELSEWHERE = (

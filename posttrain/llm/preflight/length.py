@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posttrain.llm.data import Row
-from posttrain.llm.model import prompt_ids
 from posttrain.llm.preflight.finding import Finding
+from posttrain.llm.prompts import prompt_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

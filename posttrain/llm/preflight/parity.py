@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from posttrain.llm.callbacks import Recorder
 from posttrain.llm.data import Row
-from posttrain.llm.model import prompt_ids, trim_after_end
 from posttrain.llm.preflight.finding import Finding, clip
 from posttrain.llm.preflight.rehearsal import Rehearsal, table_columns
+from posttrain.llm.prompts import prompt_ids
 from posttrain.llm.reward import Judge
-from posttrain.llm.seen import tokenizer_of
+from posttrain.tuning.callbacks import Recorder
+from posttrain.tuning.model import trim_after_end
+from posttrain.tuning.seen import tokenizer_of
 
 if TYPE_CHECKING:
-    from posttrain.llm.seen import Processing
+    from posttrain.tuning.seen import Processing
 
 NEUTRAL: Mapping[str, Any] = {
     "temperature": 1.0,

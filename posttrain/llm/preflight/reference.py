@@ -10,11 +10,12 @@ import torch
 
 from posttrain.intervention.reference import ReferenceCheck, check_reference
 from posttrain.llm.data import Row
-from posttrain.llm.model import batch_of, demonstration_ids, device, token_logps
 from posttrain.llm.preflight.finding import Finding
 from posttrain.llm.preflight.rehearsal import Rehearsal
 from posttrain.llm.preflight.subject import Start
-from posttrain.llm.seen import tokenizer_of
+from posttrain.llm.prompts import demonstration_ids
+from posttrain.tuning.model import batch_of, device, token_logps
+from posttrain.tuning.seen import tokenizer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from trl import GRPOTrainer, RLOOTrainer
 
-from posttrain.llm import compat, training
-from posttrain.llm.callbacks import Recorder
 from posttrain.llm.data import Row
-from posttrain.llm.model import batch_of, demonstration_ids, device, token_logps
 from posttrain.llm.preflight.labels import essential
 from posttrain.llm.preflight.subject import Start
 from posttrain.llm.preflight.trainers import rl_config
+from posttrain.llm.prompts import demonstration_ids
 from posttrain.llm.reward import Judge
-from posttrain.llm.seen import tokenizer_of
 from posttrain.llm.settings import Decoding, LlmRecipe
 from posttrain.llm.sft import peft_config
+from posttrain.tuning import compat, training
+from posttrain.tuning.callbacks import Recorder
+from posttrain.tuning.model import batch_of, device, token_logps
+from posttrain.tuning.seen import tokenizer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

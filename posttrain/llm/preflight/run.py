@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from posttrain.llm import environment, training
+from posttrain.llm import environment
 from posttrain.llm.data import load_rows
 from posttrain.llm.preflight import leak, offload, traps, verifier
 from posttrain.llm.preflight.case import Case, Options, guarded
@@ -23,6 +23,7 @@ from posttrain.llm.preflight.weights import weight_checks
 from posttrain.llm.reward import Judge, make_judge
 from posttrain.llm.settings import LlmRecipe
 from posttrain.record import Record, write_json
+from posttrain.tuning import training
 
 FILE = "preflight.json"
 JUDGED = 200

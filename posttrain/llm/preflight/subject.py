@@ -10,16 +10,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from posttrain.llm import environment, model
-from posttrain.llm.adapted import is_adapter
+from posttrain.llm import environment, prompts
 from posttrain.llm.data import Row, texts
 from posttrain.llm.settings import LlmRecipe
 from posttrain.record import Record
+from posttrain.tuning import model
+from posttrain.tuning.adapted import is_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from posttrain.llm.seen import Processing
+    from posttrain.tuning.seen import Processing
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def start_of(
         yield Start(policy, processing, str(record.sft), made=True)
         return
     said = texts((*train, *heldout))
-    policy, processing = model.load_base(recipe.model, texts=said, seed=recipe.seed, tools=acts)
+    policy, processing = prompts.load_base(recipe.model, texts=said, seed=recipe.seed, tools=acts)
     if acts:
         environment.prepare(processing)
     source = str(getattr(policy.config, "_name_or_path", ""))

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain.llm.data import Row
-from posttrain.llm.model import ModelError, demonstration_ids
 from posttrain.llm.preflight.finding import Finding, clip
-from posttrain.llm.seen import tokenizer_of
+from posttrain.llm.prompts import demonstration_ids
+from posttrain.tuning.model import ModelError
+from posttrain.tuning.seen import tokenizer_of
 
 if TYPE_CHECKING:
-    from posttrain.llm.seen import Processing
+    from posttrain.tuning.seen import Processing
 
 
 def template_checks(

@@ -8,12 +8,13 @@ from typing import Any
 
 from posttrain.intervention.plan import Plan
 from posttrain.intervention.ramp import ramp
-from posttrain.llm import training
-from posttrain.llm.honour import PlanError, check_cycle, check_group, check_replay, honour
-from posttrain.llm.monitor import check_monitor
+from posttrain.llm.honour import check_group, honour
 from posttrain.llm.preflight.finding import Finding
 from posttrain.llm.settings import LlmRecipe, RlSettings
 from posttrain.recipe import RecipeError
+from posttrain.tuning import training
+from posttrain.tuning.honour import PlanError, check_cycle, check_replay
+from posttrain.tuning.monitor import check_monitor
 
 CLUSTER = ("deepspeed", "fsdp", "fsdp_config")
 """Reading these as TRL does switches DeepSpeed or FSDP on, for the whole process."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from posttrain.llm import measure, model
+from posttrain.llm import measure, prompts
 from posttrain.llm.data import Row
 from posttrain.llm.preflight import (
     labels,
@@ -23,7 +23,8 @@ from posttrain.llm.preflight.subject import Start, returns_by_unit, rollouts_of
 from posttrain.llm.reward import Judge
 from posttrain.llm.sampling import judge_completions, transformers_generator
 from posttrain.llm.score import score_demonstrations
-from posttrain.llm.seen import tokenizer_of
+from posttrain.tuning import model
+from posttrain.tuning.seen import tokenizer_of
 
 READ, MEASURED, REHEARSED = 64, 2_000, 8
 """Rows read as tokens one by one, rows whose length is taken, rows given to the models."""
@@ -75,7 +76,7 @@ def _who(start: Start) -> Finding:
 def _texts(case: Case, start: Start, rows: Sequence[Row]) -> Iterable[Finding]:
     recipe, base = case.recipe, None
     if recipe.sft is not None and start.made and not recipe.model.path.startswith("tiny"):
-        base = model.load_tokenizer(recipe.model, texts=())
+        base = prompts.load_tokenizer(recipe.model, texts=())
     return template.template_checks(
         rows,
         start.processing,
@@ -98,7 +99,7 @@ def _labels(case: Case, start: Start, rows: Sequence[Row]) -> Iterable[Finding]:
         ends=model.end_ids(start.model, processing),
         pad_is_end=tokenizer.pad_token_id == tokenizer.eos_token_id,
     )
-    pairs = [model.demonstration_ids(processing, row) for row in case.train[:MEASURED]]
+    pairs = [prompts.demonstration_ids(processing, row) for row in case.train[:MEASURED]]
     yield labels.length_check(
         [len(prompt) + len(completion) for prompt, completion in pairs],
         limit=settings.trainer.get("max_length", None if rows[0].images else 1024),

@@ -20,7 +20,7 @@ def sums():
 @pytest.fixture(scope="session")
 def tiny(sums, tmp_path_factory):
     """A small model on disk: what is loaded differs from what is made."""
-    from posttrain.llm import model, tiny
+    from posttrain.tuning import model, tiny
 
     train, heldout = sums
     tokenizer = tiny.make_tokenizer(row.text for row in (*train, *heldout))
@@ -46,15 +46,16 @@ class Online:
         limit=4, steps=2, save_every=2, eval_every=2, replay_rows=8, policy_returns=(),
         dataset_returns=(), **trainer,
     ):  # fmt: skip
-        from posttrain.llm import model, reward, rl
+        from posttrain.llm import prompts, reward, rl
         from posttrain.llm.settings import Decoding, RegexReward, RlSettings
-        from posttrain.llm.world import World
         from posttrain.record import MetricsLog
+        from posttrain.tuning import model
+        from posttrain.tuning.world import World
 
         train, heldout = self.sums
         folder = self.folder if folder is None else folder
         _, tokenizer = model.load(self.pi0)
-        said = [(row, model.demonstration_ids(tokenizer, row)[1]) for row in heldout[:4]]
+        said = [(row, prompts.demonstration_ids(tokenizer, row)[1]) for row in heldout[:4]]
         judge = reward.make_judge(RegexReward(pattern=r"[1357]"), scale=(0.0, 1.0))
         if value is not None:
             judge = _judge(value)
@@ -87,7 +88,8 @@ class Online:
 
     def trainer(self, plan, **given):
         """A trainer of the plan, for a look at single steps; it never evaluates or saves."""
-        from posttrain.llm import model, rl, training
+        from posttrain.llm import rl
+        from posttrain.tuning import model, training
 
         job = self.job(plan, **given)
         config = rl._config(job)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from posttrain.intervention.plan import Anchor, Plan, Replay, chain
-from posttrain.llm import environment, model, offline, reward, rl, vault
+from posttrain.llm import environment, offline, prompts, reward, rl, vault
 from posttrain.llm.data import load_rows, row_from_dict
-from posttrain.llm.honour import PlanError, honour
+from posttrain.llm.honour import honour
 from posttrain.llm.settings import (
     DataSettings,
     Decoding,
@@ -19,9 +19,11 @@ from posttrain.llm.settings import (
     LlmRecipe,
     RlSettings,
 )
-from posttrain.llm.world import World
 from posttrain.recipe import RecipeError, load
 from posttrain.record import MetricsLog, Record, read_jsonl
+from posttrain.tuning import model
+from posttrain.tuning.honour import PlanError
+from posttrain.tuning.world import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are using 'environment_factory'")
 
@@ -139,7 +141,7 @@ def job(record, plan, folder, **settings):
         for name in ("train", "heldout")
     )
     _, words = model.load(record.sft)
-    said = [(row, model.demonstration_ids(words, row)[1]) for row in heldout[:4]]
+    said = [(row, prompts.demonstration_ids(words, row)[1]) for row in heldout[:4]]
     return rl.Job(
         pi0=record.sft,
         settings=RlSettings(

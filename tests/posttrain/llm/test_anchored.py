@@ -9,12 +9,13 @@ from posttrain.intervention.adaptive import steer
 from posttrain.intervention.plan import Anchor, Plan, Warmup, chain
 from posttrain.intervention.ramp import Ramp
 from posttrain.intervention.reference import WrongReferenceError
-from posttrain.llm import anchored, model, reference, reward, rl
-from posttrain.llm.honour import PlanError
+from posttrain.llm import prompts, reward, rl
 from posttrain.llm.settings import Decoding, Lora, RegexReward, RlSettings
 from posttrain.llm.trainer import PlanGRPOTrainer
-from posttrain.llm.world import World
 from posttrain.record import MetricsLog
+from posttrain.tuning import anchored, model, reference
+from posttrain.tuning.honour import PlanError
+from posttrain.tuning.world import World
 
 JUDGE = reward.make_judge(RegexReward(pattern=r"[1357]"), scale=(0.0, 1.0))
 SGD = {"optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 0.1}
@@ -35,7 +36,7 @@ def job(
 ):
     train, heldout = sums
     _, tokenizer = model.load(tiny)
-    said = [(row, model.demonstration_ids(tokenizer, row)[1]) for row in heldout[:4]]
+    said = [(row, prompts.demonstration_ids(tokenizer, row)[1]) for row in heldout[:4]]
     return rl.Job(
         pi0=tiny,
         settings=chosen or settings(),
@@ -401,7 +402,7 @@ def pi0_of(folder):
 def test_an_adapter_is_loaded_as_the_model_that_it_makes(tiny, sums, tmp_path):
     folder = adapter_folder(tiny, tmp_path / "sft", scale=0.3)
     loaded, tokenizer = model.load(folder)
-    ids = torch.tensor([model.prompt_ids(tokenizer, sums[0][0].prompt)])
+    ids = torch.tensor([prompts.prompt_ids(tokenizer, sums[0][0].prompt)])
     with torch.no_grad():
         merged, wanted = loaded(ids).logits, pi0_of(folder)(ids).logits
         base = model.load(tiny)[0](ids).logits

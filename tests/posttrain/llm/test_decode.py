@@ -7,8 +7,9 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 from transformers.cache_utils import DynamicLayer
 
-from posttrain.llm import decode, model, sampling
+from posttrain.llm import decode, sampling
 from posttrain.llm.settings import Decoding
+from posttrain.tuning import model
 
 LENGTHS = (3, 9, 5, 9, 1, 14)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from posttrain.llm import environment, model, replayed, reward, tiny, vault
+from posttrain.llm import environment, prompts, replayed, reward, vault
 from posttrain.llm.data import DataError, load_rows, row_from_dict, texts
 from posttrain.llm.rollouts_in_environment import Acting, environment_generator
 from posttrain.llm.settings import (
@@ -16,7 +16,8 @@ from posttrain.llm.settings import (
     EnvironmentSettings,
     FunctionReward,
 )
-from posttrain.llm.world import World
+from posttrain.tuning import model, tiny
+from posttrain.tuning.world import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are using 'environment_factory'")
 
@@ -181,7 +182,7 @@ def test_a_call_that_raises_is_scored_only_where_it_raised_in_d(rows, tokenizer)
 def test_a_demonstration_is_cut_where_a_rollout_would_be(rows, tokenizer):
     """The tools have acted before the limit drops their answers, in TRL and here."""
     row = demonstration(rows)
-    _, said = model.demonstration_ids(tokenizer, row)
+    _, said = prompts.demonstration_ids(tokenizer, row)
     submitted = [i for i in range(1, len(said)) if said.said[i - 1] and not said.said[i]][1]
     for limit, roles, value in (
         (len(said), 5, 1.0),
@@ -217,7 +218,7 @@ def test_only_what_the_model_says_is_learned(rows, tokenizer):
         *("done", "<|end|>"),
     ]
     read = ["<|tool|>", x, y, "<|assistant|>", "<|tool|>", "ok", "<|assistant|>"]
-    pair = model.demonstration_ids(tokenizer, row)
+    pair = prompts.demonstration_ids(tokenizer, row)
     batch = model.batch_of([pair], tokenizer.pad_token_id, torch.device("cpu"))
     labels = batch["labels"][0]
     spell = tokenizer.convert_ids_to_tokens
@@ -236,7 +237,7 @@ def test_a_template_that_rewrites_what_was_said_is_refused(rows, tokenizer):
         "{{ m['content'] or '' }}", "{{ m['content'] or '' }}{{ 'ok' if loop.last else '' }}"
     )
     with pytest.raises(model.ModelError, match="is written differently once it follows"):
-        model.demonstration_ids(forgetful, demonstration(rows))
+        prompts.demonstration_ids(forgetful, demonstration(rows))
 
 
 def test_a_template_that_drops_calls_is_refused(sums):
@@ -385,7 +386,7 @@ def test_a_rollout_that_says_what_a_demonstration_says_scores_the_same(
     record = scored(row, tokenizer)
     for one in rolled:
         assert one.judgement.value == record["return"] == 1.0
-        assert one.ids == list(model.demonstration_ids(tokenizer, row)[1])
+        assert one.ids == list(prompts.demonstration_ids(tokenizer, row)[1])
         assert json.loads(one.text) == json.loads(record["text"])
         assert one.finished
 

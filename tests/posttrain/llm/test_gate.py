@@ -5,9 +5,9 @@ import pytest
 
 from posttrain.intervention.plan import Plan, Replay
 from posttrain.llm import rl
-from posttrain.llm.gate import Gate, Map, map_of
-from posttrain.llm.honour import PlanError
-from posttrain.llm.state import StateError, Stateful
+from posttrain.tuning.gate import Gate, Map, map_of
+from posttrain.tuning.honour import PlanError
+from posttrain.tuning.state import StateError, Stateful
 
 ACTIONS = {"a": "demonstration", "b": "rl", "c": "drop", "d": "fix", "e": "demonstration"}
 LIVE = Replay(weight=1.0, share=0.25, gate="live")

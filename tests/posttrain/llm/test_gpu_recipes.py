@@ -8,8 +8,8 @@ import pytest
 from trl import GRPOConfig
 
 from posttrain.llm.settings import LlmRecipe
-from posttrain.llm.training import trainer_config
 from posttrain.recipe import find_recipe, load
+from posttrain.tuning.training import trainer_config
 
 NAMES = ("vllm_colocate", "vllm_server", "lora", "qlora")
 

@@ -8,9 +8,11 @@ import torch
 from posttrain.intervention.plan import Plan, Replay
 from posttrain.intervention.ramp import Ramp
 from posttrain.intervention.replay import token_weights
-from posttrain.llm import model
-from posttrain.llm.dealt import Dealt, GroupShare, answered, asked, own_mask, stretched
-from posttrain.llm.honour import PlanError, check_group
+from posttrain.llm import prompts
+from posttrain.llm.honour import check_group
+from posttrain.tuning import model
+from posttrain.tuning.dealt import Dealt, GroupShare, answered, asked, own_mask, stretched
+from posttrain.tuning.honour import PlanError
 
 GROUP = 4
 SGD = {"optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 1.0, "lr_scheduler_type": "constant"}
@@ -195,7 +197,7 @@ def test_the_weights_are_those_at_the_rollout_where_trl_keeps_them(online):
 
 def test_a_row_begins_with_its_demonstration_and_goes_on_in_the_policys_words(online, sums):
     step = Step(online, Replay(**PARTS)(Plan()), rows=sums[0][:4])
-    by_unit = {row.unit: model.demonstration_ids(step.tokenizer, row)[1] for row in sums[0][:4]}
+    by_unit = {row.unit: prompts.demonstration_ids(step.tokenizer, row)[1] for row in sums[0][:4]}
     for i, (row, dealt) in enumerate(zip(step.rows, step.dealt, strict=True)):
         said = by_unit[row["unit"]]
         mine = step.batch["completion_ids"][i][step.batch["completion_mask"][i].bool()].tolist()
@@ -207,7 +209,7 @@ def test_a_row_begins_with_its_demonstration_and_goes_on_in_the_policys_words(on
         if dealt.kind == "prefix":
             assert len(dealt.tokens) == math.floor(0.5 * len(said) + 0.5)
             assert len(dealt.tokens) < len(mine) <= 4
-    prompts = {r.unit: model.prompt_ids(step.tokenizer, r.prompt) for r in sums[0][:4]}
+    prompts = {r.unit: prompts.prompt_ids(step.tokenizer, r.prompt) for r in sums[0][:4]}
     for i, row in enumerate(step.rows):  # the loss sees the beginning as completion, not as prompt
         ids = step.batch["prompt_ids"][i][step.batch["prompt_mask"][i].bool()].tolist()
         assert ids == list(prompts[row["unit"]])
@@ -306,9 +308,9 @@ def test_a_trainer_with_tools_is_refused(online):
 
 
 def test_with_pictures_each_demonstration_is_weighed_beside_its_own_picture(online, tmp_path):
-    from posttrain.llm import seen, tiny_vlm
     from posttrain.llm.data import load_rows, texts
     from posttrain.llm.settings import DataSettings
+    from posttrain.tuning import seen, tiny_vlm
 
     data = load_rows(DataSettings(path="shapes", size=60, heldout=12, options={"objects": 1}))
     processor = tiny_vlm.make_processor(texts((*data[0], *data[1])))
@@ -324,7 +326,7 @@ def test_with_pictures_each_demonstration_is_weighed_beside_its_own_picture(onli
         if dealt is None:
             assert (step.batch["demonstration_weight"][i] == 1).all()
             continue
-        prompt, said = model.demonstration_ids(processor, rows[asked_for["unit"]])
+        prompt, said = prompts.demonstration_ids(processor, rows[asked_for["unit"]])
         pad, cpu = seen.pad_of(processor), torch.device("cpu")
         with torch.no_grad():
             logps, mask = model.token_logps(pi0, model.batch_of([(prompt, said)], pad, cpu))

@@ -6,7 +6,7 @@ from posttrain.llm.data import Row
 from posttrain.llm.reward import Judgement
 from posttrain.llm.sampling import Completion
 from posttrain.llm.settings import Decoding
-from posttrain.llm.world import World
+from posttrain.tuning.world import World
 
 ASKED = ({"role": "user", "content": "?"},)
 ROWS = [Row(unit=f"u{n}", prompt=ASKED, completion="") for n in range(12)]

@@ -11,9 +11,11 @@ import torch
 
 from posttrain.intervention.plan import Plan, Replay
 from posttrain.intervention.ramp import Ramp
-from posttrain.llm import model
-from posttrain.llm.gate import Gate, Map
-from posttrain.llm.keep import Batch, kept_of
+from posttrain.llm import prompts
+from posttrain.llm.kept import kept_of
+from posttrain.tuning import model
+from posttrain.tuning.gate import Gate, Map
+from posttrain.tuning.keep import Batch
 
 SGD = {"optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 0.5, "lr_scheduler_type": "constant"}
 FIXED = {"value": lambda *_: 1.0}  # every advantage is 0: what moves is the replay
@@ -76,7 +78,7 @@ def test_the_replay_gradient_is_the_mean_over_tokens_written_by_hand(online, sum
     start, tokenizer = model.load(online.pi0)
     logps, tokens = [], 0
     for row in rows:  # 8 rows a step, 8 demonstrations: each comes once
-        prompt, said = model.demonstration_ids(tokenizer, row)
+        prompt, said = prompts.demonstration_ids(tokenizer, row)
         ids = torch.tensor([[*prompt, *said]])
         found = torch.log_softmax(start(input_ids=ids).logits[0, :-1], -1)
         logps.append(found.gather(-1, ids[0, 1:, None])[-len(said) :].sum())
@@ -170,7 +172,7 @@ def test_a_schedule_warms_up_peaks_and_decays(online):
 
 
 def test_what_a_tool_answered_is_not_counted(tiny, sums):
-    from posttrain.llm.turns import Turns
+    from posttrain.tuning.turns import Turns
 
     replay = loss_of(tiny, sums[0][:4])
     said = Turns((5, 6, 7, 8), (True, False, False, True))

@@ -3,9 +3,10 @@ import shutil
 import pytest
 import torch
 
-from posttrain.llm import model, tiny
 from posttrain.llm.data import Row
-from posttrain.llm.model import ModelError, batch_of, demonstration_ids, token_logps
+from posttrain.llm.prompts import demonstration_ids
+from posttrain.tuning import model, tiny
+from posttrain.tuning.model import ModelError, batch_of, token_logps
 
 
 def row(question, answer):

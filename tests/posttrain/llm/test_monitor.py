@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from posttrain.intervention.plan import Anchor, Plan, Replay, Reset, chain
-from posttrain.llm import model, reward, rl
-from posttrain.llm.honour import PlanError
-from posttrain.llm.monitor import check_monitor
+from posttrain.llm import prompts, reward, rl
 from posttrain.llm.settings import Decoding, MonitorSettings, RegexReward, RlSettings
-from posttrain.llm.world import World
 from posttrain.record import MetricsLog
+from posttrain.tuning import model
+from posttrain.tuning.honour import PlanError
+from posttrain.tuning.monitor import check_monitor
+from posttrain.tuning.world import World
 
 SOMETIMES = reward.make_judge(RegexReward(pattern=r"[37]"), scale=(0.0, 1.0))
 KEEP = chain(Anchor(coefficient=0.1), Replay(weight=1.0, share=0.25))(Plan())
@@ -30,7 +31,7 @@ def by_the_answer(rows, texts):
 def train(tiny, sums, plan, folder, *, watch, pi0=0.0, data=1.0, judge=SOMETIMES, steps=6):
     own, heldout = sums
     _, tokenizer = model.load(tiny)
-    said = [(row, model.demonstration_ids(tokenizer, row)[1]) for row in heldout[:8]]
+    said = [(row, prompts.demonstration_ids(tokenizer, row)[1]) for row in heldout[:8]]
     given = rl.Experience(
         rows=own[:64],
         heldout=heldout,

@@ -8,14 +8,15 @@ import torch
 
 from posttrain.intervention.plan import Anchor, Plan, Replay, Reset, Warmup, chain
 from posttrain.intervention.ramp import Ramp
-from posttrain.llm import model, offline, reward, rl
-from posttrain.llm.honour import PlanError
+from posttrain.llm import offline, prompts, reward, rl
 from posttrain.llm.preferences import PreferenceError, as_demonstration
 from posttrain.llm.preferences import pairs as pairs_of
 from posttrain.llm.settings import Decoding, Lora, RegexReward, RlSettings
-from posttrain.llm.world import World
 from posttrain.recipe import RecipeError
 from posttrain.record import MetricsLog
+from posttrain.tuning import model
+from posttrain.tuning.honour import PlanError
+from posttrain.tuning.world import World
 
 JUDGE = reward.make_judge(RegexReward(pattern=r"[1357]"), scale=(0.0, 1.0))
 GIVEN = {"learning_rate": 1e-2, "logging_steps": 1, "optim": "adamw_torch"}
@@ -29,7 +30,7 @@ def job(tiny, sums, folder, *, algorithm, plan=None, trainer=None, lora=None, pa
     train, heldout = sums
     train = wrong(train[:64]) if pairs else list(train[:64])
     _, tokenizer = model.load(tiny)
-    said = [(row, model.demonstration_ids(tokenizer, row)[1]) for row in heldout[:8]]
+    said = [(row, prompts.demonstration_ids(tokenizer, row)[1]) for row in heldout[:8]]
     batch = {"per_device_train_batch_size": 4} if algorithm == "dpo" else {}
     return rl.Job(
         pi0=tiny,

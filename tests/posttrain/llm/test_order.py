@@ -5,10 +5,11 @@ import shutil
 import torch
 
 from posttrain.intervention.plan import Plan
-from posttrain.llm import model, reward, rl
+from posttrain.llm import prompts, reward, rl
 from posttrain.llm.settings import Decoding, RegexReward, RlSettings
-from posttrain.llm.world import World
 from posttrain.record import MetricsLog
+from posttrain.tuning import model
+from posttrain.tuning.world import World
 
 JUDGE = reward.make_judge(RegexReward(pattern=r"[1357]"), scale=(0.0, 1.0))
 
@@ -17,7 +18,7 @@ def train(tiny, sums, folder):
     """Five steps of epochs of two."""
     rows, heldout = sums
     _, tokenizer = model.load(tiny)
-    said = [(row, model.demonstration_ids(tokenizer, row)[1]) for row in heldout[:4]]
+    said = [(row, prompts.demonstration_ids(tokenizer, row)[1]) for row in heldout[:4]]
     job = rl.Job(
         pi0=tiny,
         settings=RlSettings(

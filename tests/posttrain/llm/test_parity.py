@@ -6,8 +6,10 @@ from peft import LoraConfig
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from posttrain.intervention.plan import Plan, Replay
-from posttrain.llm import keep, model, rl, training
+from posttrain.llm import rl
+from posttrain.llm.kept import kept_of
 from posttrain.llm.trainer import PlanGRPOTrainer, PlanRLOOTrainer
+from posttrain.tuning import model, training
 
 CLOCKS = ("runtime", "per_second", "step_time", "flos")
 GRPO = {
@@ -96,6 +98,6 @@ def test_a_plan_that_keeps_something_is_not(tiny, sums, tmp_path):
     """The comparison sees a replay of one thousandth of the weight of the loss."""
     plain, _ = trained(GRPOTrainer, {}, tiny, sums, tmp_path / "plain")
     replay = Replay(weight=1e-3)(Plan()).replay
-    kept = keep.kept_of(replay, sums[0][:24], model.load(tiny)[1], batch=8, seed=0)
+    kept = kept_of(replay, sums[0][:24], model.load(tiny)[1], batch=8, seed=0)
     ours, _ = trained(PlanGRPOTrainer, {}, tiny, sums, tmp_path / "ours", kept=kept)
     assert not same(plain, ours)

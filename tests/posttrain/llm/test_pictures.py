@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from posttrain.llm import pictures, shapes
+from posttrain.llm import shapes
 from posttrain.llm.data import DataError, load_rows, row_from_dict, unit_of
 from posttrain.llm.settings import Corruption, DataSettings
+from posttrain.tuning import pictures
 
 
 def noise(seed=0, side=7):

@@ -5,12 +5,15 @@ import torch
 from transformers import TrainerCallback
 
 from posttrain.intervention.plan import Anchor, Plan, Replay, Reset, Warmup, chain
-from posttrain.llm import model, reward, rl
-from posttrain.llm import tiny as made
-from posttrain.llm.honour import PlanError, honour
+from posttrain.llm import prompts, reward, rl
+from posttrain.llm.honour import honour
 from posttrain.llm.settings import Decoding, Lora, RegexReward, RlSettings
-from posttrain.llm.world import World
 from posttrain.record import MetricsLog
+from posttrain.tuning import model
+from posttrain.tuning import tiny as made
+from posttrain.tuning.honour import PlanError
+from posttrain.tuning.interventions import interventions
+from posttrain.tuning.world import World
 
 JUDGE = reward.make_judge(RegexReward(pattern=r"[1357]"), scale=(0.0, 1.0))
 BOTH = pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
@@ -28,7 +31,7 @@ def base_of(tiny):
 def job(tiny, sums, plan, folder, algorithm, *, steps=2, lora=None):
     train, heldout = sums
     _, tokenizer = model.load(tiny)
-    said = [(row, model.demonstration_ids(tokenizer, row)[1]) for row in heldout[:4]]
+    said = [(row, prompts.demonstration_ids(tokenizer, row)[1]) for row in heldout[:4]]
     return rl.Job(
         pi0=tiny,
         settings=RlSettings(
@@ -110,7 +113,11 @@ def watched(tiny, sums, plan, folder, algorithm, look, *, lora=None):
         def on_step_end(self, args, state, control, model=None, optimizer=None, **_):
             found.append(look(model, optimizer))
 
-    for callback in (Look(), *rl.interventions(given, trainer, base_of(tiny), None), Look()):
+    for callback in (
+        Look(),
+        *interventions(given, trainer, base_of(tiny), None),
+        Look(),
+    ):
         trainer.callback_handler.callbacks.append(callback)
     trainer.train()
     before, after = found[2], found[3]  # a pair a step

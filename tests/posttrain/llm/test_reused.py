@@ -8,12 +8,13 @@ import torch
 from trl.trainer.utils import RepeatSampler
 
 from posttrain.intervention.plan import Plan, Replay, Reset, Warmup
-from posttrain.llm import model, reused, reward, rl
-from posttrain.llm.honour import PlanError
+from posttrain.llm import prompts, reused, reward, rl
 from posttrain.llm.sampling import rollouts, tokens_of, transformers_generator
 from posttrain.llm.settings import Decoding, RegexReward, RlSettings
-from posttrain.llm.world import World
 from posttrain.record import MetricsLog
+from posttrain.tuning import model
+from posttrain.tuning.honour import PlanError
+from posttrain.tuning.world import World
 
 JUDGE = reward.make_judge(RegexReward(pattern=r"[1357]"), scale=(0.0, 1.0))
 ROLLOUT = Decoding(max_new_tokens=4)
@@ -33,7 +34,7 @@ def draw(tiny, rows, folder, *, samples=GROUP):
 def job(tiny, sums, plan, folder, tokens, *, algorithm="grpo", source="diagnosis"):
     train, heldout = sums
     _, tokenizer = model.load(tiny)
-    said = [(row, model.demonstration_ids(tokenizer, row)[1]) for row in heldout[:4]]
+    said = [(row, prompts.demonstration_ids(tokenizer, row)[1]) for row in heldout[:4]]
     return rl.Job(
         pi0=tiny,
         settings=RlSettings(

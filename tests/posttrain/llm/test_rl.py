@@ -9,11 +9,13 @@ import torch
 from posttrain.intervention.plan import Anchor, Plan, Replay, Reset, Warmup, chain
 from posttrain.intervention.ramp import Ramp
 from posttrain.intervention.reference import WrongReferenceError
-from posttrain.llm import model, reward, rl
-from posttrain.llm.honour import PlanError, honour
+from posttrain.llm import prompts, reward, rl
+from posttrain.llm.honour import honour
 from posttrain.llm.settings import Decoding, Lora, RegexReward, RlSettings
-from posttrain.llm.world import World
 from posttrain.record import MetricsLog
+from posttrain.tuning import model
+from posttrain.tuning.honour import PlanError
+from posttrain.tuning.world import World
 
 WORLD = World()
 ROLLOUT = Decoding(max_new_tokens=4)
@@ -32,7 +34,7 @@ def settings(**trainer):
 def experience(tiny, sums):
     train, heldout = sums
     _, tokenizer = model.load(tiny)
-    said = [(row, model.demonstration_ids(tokenizer, row)[1]) for row in heldout[:8]]
+    said = [(row, prompts.demonstration_ids(tokenizer, row)[1]) for row in heldout[:8]]
     return rl.Experience(
         rows=train[:64], heldout=heldout, pi0_rollouts=said, prior=0.5, alpha=0.05, scale=(0.0, 1.0)
     )
@@ -197,7 +199,7 @@ def test_a_reference_that_is_not_pi0_is_refused(tiny, sums, tmp_path):
     """The policy is loaded from one folder, TRL takes the reference from another."""
     wrong = tmp_path / "base"
     _, tokenizer = model.load(tiny)
-    from posttrain.llm import tiny as made
+    from posttrain.tuning import tiny as made
 
     model.save(made.make_model(tokenizer, hidden=32, layers=2, seed=9), tokenizer, wrong)
 

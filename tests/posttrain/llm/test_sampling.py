@@ -3,11 +3,12 @@ import json
 import numpy as np
 import pytest
 
-from posttrain.llm import measure, model, reward, score
+from posttrain.llm import measure, reward, score
 from posttrain.llm.data import Row
 from posttrain.llm.sampling import Completion, rollouts, transformers_generator, vllm_generator
 from posttrain.llm.settings import Decoding, DiagnoseSettings, ExactReward, RegexReward
-from posttrain.llm.world import World, WorldError, current
+from posttrain.tuning import model
+from posttrain.tuning.world import World, WorldError, current
 
 JUDGE = reward.make_judge(RegexReward(pattern=r"\d"), scale=(0.0, 1.0))
 

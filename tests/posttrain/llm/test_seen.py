@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from posttrain.llm import model, seen, tiny
+from posttrain.llm import prompts
 from posttrain.llm.data import load_rows
 from posttrain.llm.data import texts as words_of
 from posttrain.llm.sampling import transformers_generator
 from posttrain.llm.settings import DataSettings, Decoding
-from posttrain.llm.tiny_vlm import TEMPLATE
+from posttrain.tuning import model, seen, tiny
+from posttrain.tuning.tiny_vlm import TEMPLATE
 
 CPU = torch.device("cpu")
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -118,7 +119,7 @@ FAMILIES = [idefics3, qwen]
 @torch.no_grad()
 def test_a_padded_batch_scores_each_row_as_alone(family, rows):
     policy, processor = family(rows)
-    pairs = [model.demonstration_ids(processor, row) for row in rows]
+    pairs = [prompts.demonstration_ids(processor, row) for row in rows]
     together = model.batch_of(pairs, seen.pad_of(processor), CPU)
     logps, _ = model.token_logps(policy.eval(), together)
     for pair, row, got in zip(pairs, rows, logps, strict=True):
@@ -135,8 +136,8 @@ def test_a_padded_batch_scores_each_row_as_alone(family, rows):
 @torch.no_grad()
 def test_the_picture_reaches_the_model(family, rows):
     policy, processor = family(rows)
-    pair = model.demonstration_ids(processor, rows[0])
-    other = model.demonstration_ids(processor, replace(rows[0], images=rows[1].images))
+    pair = prompts.demonstration_ids(processor, rows[0])
+    other = prompts.demonstration_ids(processor, replace(rows[0], images=rows[1].images))
     one, two = (
         model.token_logps(policy.eval(), model.batch_of([p], seen.pad_of(processor), CPU))[0]
         for p in (pair, other)
@@ -162,7 +163,7 @@ def test_padded_generation_says_what_each_row_says_alone(family, rows):
 
 def test_what_a_processor_says_of_each_token_follows_the_padding(rows):
     _, processor = qwen(rows)
-    prompts = [model.prompt_ids(processor, row.prompt, row.images) for row in rows[:2]]
+    prompts = [prompts.prompt_ids(processor, row.prompt, row.images) for row in rows[:2]]
     image = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     length = max(map(len, prompts)) + 3
     for left in (False, True):

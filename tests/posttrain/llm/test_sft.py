@@ -1,9 +1,10 @@
 import pytest
 
-from posttrain.llm import model, sft
+from posttrain.llm import sft
 from posttrain.llm.settings import Lora, SftSettings
-from posttrain.llm.world import World
 from posttrain.record import MetricsLog
+from posttrain.tuning import model
+from posttrain.tuning.world import World
 
 
 def curve(*losses):

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from posttrain.llm import model, quantized, sft
+from posttrain.llm import prompts, sft
 from posttrain.llm.settings import Lora, ModelSettings, Quantization, SftSettings
-from posttrain.llm.world import World
 from posttrain.recipe import RecipeError
 from posttrain.record import MetricsLog
+from posttrain.tuning import model, quantized
+from posttrain.tuning.world import World
 
 PACKED = {"packing": True, "max_length": 64}
 
@@ -63,7 +64,7 @@ def test_only_the_completion_is_learnt_unless_said_otherwise(tiny, sums, tmp_pat
     still = {"learning_rate": 0.0, "max_steps": 1}
     policy, tokenizer = model.load(tiny)
     batch = model.batch_of(
-        [model.demonstration_ids(tokenizer, row) for row in sums[1]], 0, torch.device("cpu")
+        [prompts.demonstration_ids(tokenizer, row) for row in sums[1]], 0, torch.device("cpu")
     )
     with torch.no_grad():
         logps, mask = model.token_logps(policy.eval(), batch)
@@ -123,13 +124,13 @@ def test_quantisation_reaches_transformers_as_its_own_configuration(monkeypatch,
     from transformers import AutoModelForCausalLM
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
-    model.load_base(replace(QLORA, path=str(tiny)), texts=(), seed=0)
+    prompts.load_base(replace(QLORA, path=str(tiny)), texts=(), seed=0)
     config = given["quantization_config"]
     assert config.load_in_4bit
     assert config.bnb_4bit_quant_type == "nf4"
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
     assert config.bnb_4bit_use_double_quant
     given.clear()
-    model.load_base(replace(QLORA, path=str(tiny), quantization=None), texts=(), seed=0)
+    prompts.load_base(replace(QLORA, path=str(tiny), quantization=None), texts=(), seed=0)
     assert "quantization_config" not in given
     assert quantized.config_of(Quantization(bits=8)).load_in_8bit

@@ -8,7 +8,7 @@ import torch
 
 from posttrain.intervention.plan import Anchor, Plan, Replay, chain
 from posttrain.intervention.ramp import Ramp
-from posttrain.llm import model, offline, reward, rl, score, seen, sft, tiny_vlm
+from posttrain.llm import offline, prompts, reward, rl, score, sft
 from posttrain.llm.data import load_rows
 from posttrain.llm.data import texts as words_of
 from posttrain.llm.sampling import transformers_generator
@@ -20,8 +20,9 @@ from posttrain.llm.settings import (
     RlSettings,
     SftSettings,
 )
-from posttrain.llm.world import World
 from posttrain.record import MetricsLog
+from posttrain.tuning import model, seen, tiny_vlm
+from posttrain.tuning.world import World
 
 CPU = torch.device("cpu")
 JUDGE = reward.make_judge(ExactReward(), scale=(0.0, 1.0))
@@ -86,7 +87,7 @@ def test_cloning_learns_to_answer_and_the_picture_is_what_it_looks_at(pi0, shape
 
 def by_hand(policy, processor, row):
     """Log-probability of a demonstration's tokens: one row, no padding, the processor's tensors."""
-    from posttrain.llm.pictures import decode
+    from posttrain.tuning.pictures import decode
 
     asked = "<|user|><image>" + row.text + "<|assistant|>"
     told = processor(
@@ -103,7 +104,7 @@ def by_hand(policy, processor, row):
 def test_a_batch_of_demonstrations_scores_them_as_each_alone(pi0, shapes):
     policy, processor = model.load(pi0[0])
     rows = [shapes[0][0], *(replace(r, prompt=longer(r)) for r in shapes[0][1:4])]
-    pairs = [model.demonstration_ids(processor, row) for row in rows]
+    pairs = [prompts.demonstration_ids(processor, row) for row in rows]
     batch = model.batch_of(pairs, seen.pad_of(processor), CPU)
     logps, mask = model.token_logps(policy.eval(), batch)
     for row, got, counted in zip(rows, logps, mask, strict=True):
@@ -121,7 +122,7 @@ def test_another_picture_changes_what_the_model_says_and_the_same_does_not(pi0, 
     other = next(r for r in shapes[0] if r.text == row.text and r.answer != row.answer)
 
     def score_with(images):
-        pair = model.demonstration_ids(processor, replace(row, images=images))
+        pair = prompts.demonstration_ids(processor, replace(row, images=images))
         batch = model.batch_of([pair], seen.pad_of(processor), CPU)
         return model.token_logps(policy.eval(), batch)[0].sum()
 
@@ -161,7 +162,7 @@ def test_prompts_are_the_ids_that_trl_gives_the_policy(pi0, shapes):
         told = processor.apply_chat_template(
             [theirs], add_generation_prompt=True, tokenize=True, return_dict=True
         )
-        assert list(model.prompt_ids(processor, row.prompt, row.images)) == told["input_ids"][0]
+        assert list(prompts.prompt_ids(processor, row.prompt, row.images)) == told["input_ids"][0]
         assert seen.plain(theirs) == list(row.prompt)
 
 
@@ -187,7 +188,7 @@ def test_a_loaded_model_is_the_one_that_was_saved(pi0, shapes, tmp_path):
     state = again.state_dict()
     assert all(torch.equal(v, state[k]) for k, v in policy.state_dict().items())
     row = shapes[0][0]
-    one, two = (model.prompt_ids(p, row.prompt, row.images) for p in (processor, reader))
+    one, two = (prompts.prompt_ids(p, row.prompt, row.images) for p in (processor, reader))
     assert list(one) == list(two)
     assert torch.equal(one.look()["pixel_values"], two.look()["pixel_values"])
 
@@ -197,14 +198,16 @@ def test_pictures_are_refused_by_a_model_that_reads_only_text(tiny, shapes, tmp_
         clone(tiny, *shapes, tmp_path, steps=2)
     _, tokenizer = model.load(tiny)
     with pytest.raises(model.ModelError, match="reads only text"):
-        model.demonstration_ids(tokenizer, shapes[0][0])
+        prompts.demonstration_ids(tokenizer, shapes[0][0])
 
 
 def test_the_same_seed_makes_the_same_model_and_another_does_not(shapes):
     words = list(words_of(shapes[0]))
 
     def weights(seed):
-        made, _ = model.load_base(ModelSettings(path="tiny_vlm", hidden=32), texts=words, seed=seed)
+        made, _ = prompts.load_base(
+            ModelSettings(path="tiny_vlm", hidden=32), texts=words, seed=seed
+        )
         return made.model.multi_modal_projector.linear_1.weight
 
     assert torch.equal(weights(0), weights(0))
@@ -234,7 +237,7 @@ def settings(**given):
 def job(pi0, shapes, plan, folder, **given):
     train, heldout = shapes
     _, processor = model.load(pi0)
-    said = [(row, list(model.demonstration_ids(processor, row)[1])) for row in heldout[:8]]
+    said = [(row, list(prompts.demonstration_ids(processor, row)[1])) for row in heldout[:8]]
     return rl.Job(
         pi0=pi0, settings=settings(**given), plan=plan, judge=JUDGE, load=model.load,
         base=model.load(pi0)[0].state_dict, rollout=ROLLOUT, lora=None, seed=3,

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from posttrain.llm import model
+from posttrain.llm import prompts
 from posttrain.llm.data import Row
 from posttrain.llm.preflight.parity import prompts_check, reward_check, sampler_check
 from posttrain.llm.preflight.reference import precision_check, reference_checks
@@ -24,6 +24,7 @@ from posttrain.llm.settings import (
     ModelSettings,
     RlSettings,
 )
+from posttrain.tuning import model
 
 
 def recipe(algorithm="grpo", lora=None, rollout=None, **trainer):
@@ -133,7 +134,7 @@ def test_the_merged_adapter_says_what_the_adapter_said(adapter, sums):
     merged, tokenizer = model.load(adapter)
     inside = AutoModelForCausalLM.from_pretrained(adapter).eval()
     batch = model.batch_of(
-        [model.demonstration_ids(tokenizer, row) for row in sums[0][:4]], 0, torch.device("cpu")
+        [prompts.demonstration_ids(tokenizer, row) for row in sums[0][:4]], 0, torch.device("cpu")
     )
     with torch.no_grad():
         one, two = (model.token_logps(m, batch)[0] for m in (merged.eval(), inside))

@@ -9,11 +9,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from posttrain import cli
-from posttrain.llm import model
 from posttrain.llm.preflight import Finding, Options, preflight, worst
 from posttrain.preflight_show import findings_table, summary
 from posttrain.regime.scores import Scores, write_scores
 from posttrain.run import load
+from posttrain.tuning import model
 
 SMALL = ("data.size=300", "data.heldout=60", "rl.eval_units=50")
 

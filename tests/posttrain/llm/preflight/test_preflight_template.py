@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import pytest
 
-from posttrain.llm import model
+from posttrain.llm import prompts
 from posttrain.llm.preflight.labels import Taught, label_checks, length_check, taught
 from posttrain.llm.preflight.length import context_check, demonstrations_check, rollouts_check
 from posttrain.llm.preflight.template import system_check, template_checks
+from posttrain.tuning import model
 
 SYSTEM = {"role": "system", "content": "Answer with a number ."}
 
@@ -110,7 +111,7 @@ def test_trls_own_labels_hold_the_answer_and_its_end(loaded, sums, tmp_path):
     seen, found = learnt(loaded, rows, tmp_path)
     assert {f.severity for f in found.values()} == {"ok"}
     for row, one in zip(rows, seen, strict=True):
-        assert list(one.learnt) == model.demonstration_ids(loaded[1], row)[1]
+        assert list(one.learnt) == prompts.demonstration_ids(loaded[1], row)[1]
 
 
 def test_padding_with_the_end_token_leaves_the_end_in_trls_loss(loaded, sums, tmp_path):
@@ -123,7 +124,7 @@ def test_padding_with_the_end_token_leaves_the_end_in_trls_loss(loaded, sums, tm
 
 def test_a_limit_that_cuts_the_end_stops(loaded, sums, tmp_path):
     rows = sums[0][:4]
-    length = len(model.prompt_ids(loaded[1], rows[0].prompt))
+    length = len(prompts.prompt_ids(loaded[1], rows[0].prompt))
     seen, found = learnt(loaded, rows, tmp_path, max_length=length + 1)
     assert found["sft.end"].severity == "stop"
     assert found["sft.answer"].severity == "warn"
@@ -137,7 +138,7 @@ def test_an_end_that_is_seen_but_carries_no_loss_is_not_learnt(loaded, sums):
     end = tokenizer.eos_token_id
     seen = []
     for row in rows:
-        prompt, said = model.demonstration_ids(tokenizer, row)
+        prompt, said = prompts.demonstration_ids(tokenizer, row)
         seen.append(Taught(ids=(*prompt, *said), learnt=tuple(t for t in said if t != end)))
     found = label_checks(rows, seen, tokenizer, ends=[end], pad_is_end=True)
     assert [f.severity for f in found] == ["stop", "warn"]
@@ -188,7 +189,7 @@ def test_rollouts_that_reach_the_limit():
 
 def test_prompt_and_answer_must_fit_the_models_window(loaded, sums):
     rows, tokenizer = sums[0][:4], loaded[1]
-    longest = max(len(model.prompt_ids(tokenizer, row.prompt)) for row in rows)
+    longest = max(len(prompts.prompt_ids(tokenizer, row.prompt)) for row in rows)
 
     def told(window):
         return context_check(rows, tokenizer, limit=5, window=window).severity

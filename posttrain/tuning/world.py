@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from posttrain.llm.sharding import refuse_sharded_weights
+from posttrain.tuning.sharding import refuse_sharded_weights
 
 T = TypeVar("T")
 

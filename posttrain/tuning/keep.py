@@ -8,29 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from posttrain.intervention.actions import kept_rows
-from posttrain.intervention.plan import Replay, TokenWeight
-from posttrain.intervention.ramp import Ramp, ramp
+from posttrain.intervention.plan import TokenWeight
+from posttrain.intervention.ramp import Ramp
 from posttrain.intervention.replay import draw, label_logp, weighted_nll
-from posttrain.llm import compat
-from posttrain.llm.data import Row
-from posttrain.llm.dealt import GroupShare
-from posttrain.llm.dials import Dials
-from posttrain.llm.gate import Gate, Map
-from posttrain.llm.group import Grouped
-from posttrain.llm.model import batch_of, demonstration_ids
-from posttrain.llm.seen import pad_of
-from posttrain.llm.state import Stateful
-from posttrain.llm.turns import spoken
-
-if TYPE_CHECKING:
-    from posttrain.llm.seen import Processing
+from posttrain.tuning import compat
+from posttrain.tuning.dealt import GroupShare
+from posttrain.tuning.dials import Dials
+from posttrain.tuning.gate import Gate
+from posttrain.tuning.model import batch_of
+from posttrain.tuning.state import Stateful
 
 Pair = tuple[Sequence[int], Sequence[int]]
 Rows = NDArray[np.int64]
@@ -102,52 +95,6 @@ class Kept:
     gate: Gate | None = None
 
 
-def kept_of(
-    replay: Replay | None,
-    rows: Sequence[Row],
-    tokenizer: Processing,
-    *,
-    batch: int,
-    seed: int,
-    found: Map | None = None,
-) -> Kept:
-    """Turn a plan's replay into token ids.
-
-    Args:
-        replay: the intervention; None keeps nothing.
-        rows: the demonstrations.
-        tokenizer: of the policy.
-        batch: demonstrations a step (`rl.replay_rows`).
-        seed: of the stream of demonstrations.
-        found: the map that the plan's gate follows (`map_of`).
-    """
-    if replay is None:
-        return Kept()
-    encoded = [(row.unit, *demonstration_ids(tokenizer, row)) for row in rows]
-    gate = None if found is None else Gate(found, live=replay.gate == "live")
-    loss = group = None
-    if ramp(replay.weight).peak > 0:
-        loss = ReplayLoss(
-            pairs=tuple((prompt, completion) for _, prompt, completion in encoded),
-            units=tuple(unit for unit, _, _ in encoded),
-            lengths=np.array([sum(spoken(said)) for _, _, said in encoded], dtype=np.int64),
-            rows=batch,
-            weight=ramp(replay.weight),
-            token_weight=replay.token_weight,
-            pad=pad_of(tokenizer),
-            seed=seed,
-        )
-    if max(ramp(replay.share).peak, ramp(replay.prefix_share).peak) > 0:
-        group = GroupShare(
-            share=ramp(replay.share),
-            prefix_share=ramp(replay.prefix_share),
-            prefix=ramp(replay.prefix),
-            token_weight=replay.token_weight,
-            completions={unit: completion for unit, _, completion in reversed(encoded)},
-        )
-    return Kept(replay=loss, group=group, gate=gate)
-
-
 class KeepData:
     """Keeps D in an online trainer of TRL, whose methods it extends."""
 
@@ -165,8 +112,9 @@ class KeepData:
         self.replay, self.gate, self.wait = kept.replay, kept.gate, wait
         self.dials = Dials()
         self._replaying: _Replaying | None = None
-        if isinstance(self, Grouped):
-            self.deal(kept.group, kept.gate)
+        deal = getattr(self, "deal", None)
+        if deal is not None:
+            deal(kept.group, kept.gate)
 
     def memories(self) -> list[Stateful]:
         """What has to be remembered in a checkpoint."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import torch
 
-from posttrain.llm import pictures
-from posttrain.llm.data import Message
+from posttrain.tuning import pictures
+from posttrain.tuning.turns import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin

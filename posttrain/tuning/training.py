@@ -15,8 +15,8 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
 from posttrain import recipe
-from posttrain.llm.world import World
 from posttrain.record import MetricsLog, write_json
+from posttrain.tuning.world import World
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from posttrain.intervention.parts import REFERENCE_ADAPTER, is_lora
-from posttrain.llm import compat
-from posttrain.llm.honour import PlanError
-from posttrain.llm.model import token_logps
+from posttrain.tuning import compat
+from posttrain.tuning.honour import PlanError
+from posttrain.tuning.model import token_logps
 
 FILE = "reference.safetensors"
 RANKS = 2

@@ -12,8 +12,8 @@ from posttrain.intervention.plan import Anchor
 from posttrain.intervention.ramp import Ramp
 from posttrain.intervention.reference import verify_reference
 from posttrain.intervention.reset import reset_optimizer_
-from posttrain.llm import compat
-from posttrain.llm.reference import (
+from posttrain.tuning import compat
+from posttrain.tuning.reference import (
     AdapterReference,
     FullReference,
     has_adapters,
@@ -21,7 +21,7 @@ from posttrain.llm.reference import (
     reference_logps,
     refuse_sharded,
 )
-from posttrain.llm.sharding import refuse_master_weights
+from posttrain.tuning.sharding import refuse_master_weights
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments

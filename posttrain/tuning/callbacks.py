@@ -15,12 +15,12 @@ from transformers import TrainerCallback
 from posttrain.intervention.kl import k3, masked_mean
 from posttrain.intervention.plan import Reset
 from posttrain.intervention.reset import apply_reset
-from posttrain.llm import compat
-from posttrain.llm.model import token_logps
-from posttrain.llm.sharding import refuse_master_weights
-from posttrain.llm.world import World
 from posttrain.record import MetricsLog
 from posttrain.regime.statistics import clustered_mean
+from posttrain.tuning import compat
+from posttrain.tuning.model import token_logps
+from posttrain.tuning.sharding import refuse_master_weights
+from posttrain.tuning.world import World
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments

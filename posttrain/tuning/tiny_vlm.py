@@ -1,7 +1,7 @@
 """A small LLaVA and its processor, made on the spot: pictures of 24 x 24 pixels, no torchvision.
 
 A SigLIP tower cuts a picture into patches of 8 x 8 pixels, a projector makes a token of each,
-and a Llama reads them before the text. Words are whole tokens, as in `posttrain.llm.tiny`.
+and a Llama reads them before the text. Words are whole tokens, as in `posttrain.tuning.tiny`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from posttrain.llm import tiny
+from posttrain.tuning import tiny
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from posttrain.llm.settings import Quantization
+from posttrain.tuning.settings import Quantization
 
 
 class QuantizationError(ValueError):

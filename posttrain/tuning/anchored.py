@@ -21,10 +21,10 @@ from posttrain.intervention.reference import (
     check_reference,
     verify_reference,
 )
-from posttrain.llm import compat
-from posttrain.llm.dials import Dials
-from posttrain.llm.honour import PlanError
-from posttrain.llm.kl_term import (
+from posttrain.tuning import compat
+from posttrain.tuning.dials import Dials
+from posttrain.tuning.honour import PlanError
+from posttrain.tuning.kl_term import (
     Heard,
     completion_logps,
     listening,
@@ -33,13 +33,13 @@ from posttrain.llm.kl_term import (
     speaks_as_reference,
     token_kl,
 )
-from posttrain.llm.moving import AdaptiveAnchor, AnchorSchedule, MovingReference
-from posttrain.llm.reference import has_adapters, policy_logps, policy_of, reference_logps
+from posttrain.tuning.moving import AdaptiveAnchor, AnchorSchedule, MovingReference
+from posttrain.tuning.reference import has_adapters, policy_logps, policy_of, reference_logps
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-    from posttrain.llm.callbacks import ProbeBatch
+    from posttrain.tuning.callbacks import ProbeBatch
 
 FLOOR = 1e-6
 """TRL leaves the reference out at exactly 0, and cannot take it in again on the way."""

@@ -6,13 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from posttrain.intervention.actions import ACTIONS, Action, unit_actions
 from posttrain.intervention.plan import Replay
-from posttrain.llm.data import Row
-from posttrain.llm.honour import PlanError
-from posttrain.llm.state import StateError
+from posttrain.tuning.honour import PlanError
+from posttrain.tuning.job import HasUnit
+from posttrain.tuning.state import StateError
+
+R = TypeVar("R", bound=HasUnit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +24,7 @@ class Map:
     actions: Mapping[str, Action]
     success: float
 
-    def learnable(self, rows: Sequence[Row]) -> list[Row]:
+    def learnable(self, rows: Sequence[R]) -> list[R]:
         """The rows whose prompts RL trains on: all but those where both D and pi_0 fail.
 
         Raises:

@@ -12,7 +12,7 @@ import torch
 from posttrain.intervention.plan import TokenWeight
 from posttrain.intervention.ramp import Ramp
 from posttrain.intervention.replay import mix_counts
-from posttrain.llm.seen import PER_TOKEN
+from posttrain.tuning.seen import PER_TOKEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,21 +15,21 @@ from transformers import TrainerCallback
 
 from posttrain import progress
 from posttrain.intervention.ramp import ramp
-from posttrain.llm import compat
-from posttrain.llm.dials import Dials
-from posttrain.llm.honour import PlanError
-from posttrain.llm.state import read_state
 from posttrain.record import MetricsLog
 from posttrain.regime.monitor import Band, Reading, Watch, begin
+from posttrain.tuning import compat
+from posttrain.tuning.dials import Dials
+from posttrain.tuning.honour import PlanError
+from posttrain.tuning.state import read_state
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
     from posttrain.intervention.plan import Plan
-    from posttrain.llm.callbacks import Recorder
-    from posttrain.llm.job import Experience, Job
-    from posttrain.llm.settings import MonitorSettings
-    from posttrain.llm.world import World
+    from posttrain.tuning.callbacks import Recorder
+    from posttrain.tuning.job import Experience, Job
+    from posttrain.tuning.settings import MonitorSettings
+    from posttrain.tuning.world import World
 
 Kind = Literal["passed", "dropped", "collapsed", "silent"]
 ANSWERS: dict[Kind, Literal["release", "tighten", "stop"]] = {

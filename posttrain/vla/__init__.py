@@ -1,0 +1,1 @@
+"""Vision-language-action policies: cloned from demonstrations, diagnosed, fine-tuned with RL."""
