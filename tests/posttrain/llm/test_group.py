@@ -209,10 +209,10 @@ def test_a_row_begins_with_its_demonstration_and_goes_on_in_the_policys_words(on
         if dealt.kind == "prefix":
             assert len(dealt.tokens) == math.floor(0.5 * len(said) + 0.5)
             assert len(dealt.tokens) < len(mine) <= 4
-    prompts = {r.unit: prompts.prompt_ids(step.tokenizer, r.prompt) for r in sums[0][:4]}
+    asked = {r.unit: prompts.prompt_ids(step.tokenizer, r.prompt) for r in sums[0][:4]}
     for i, row in enumerate(step.rows):  # the loss sees the beginning as completion, not as prompt
         ids = step.batch["prompt_ids"][i][step.batch["prompt_mask"][i].bool()].tolist()
-        assert ids == list(prompts[row["unit"]])
+        assert ids == list(asked[row["unit"]])
 
 
 def test_the_log_tells_rows_apart(online):

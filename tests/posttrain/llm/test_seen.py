@@ -163,12 +163,12 @@ def test_padded_generation_says_what_each_row_says_alone(family, rows):
 
 def test_what_a_processor_says_of_each_token_follows_the_padding(rows):
     _, processor = qwen(rows)
-    prompts = [prompts.prompt_ids(processor, row.prompt, row.images) for row in rows[:2]]
+    asked = [prompts.prompt_ids(processor, row.prompt, row.images) for row in rows[:2]]
     image = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    length = max(map(len, prompts)) + 3
+    length = max(map(len, asked)) + 3
     for left in (False, True):
-        kinds = seen.sights(prompts, length, CPU, left=left)["mm_token_type_ids"]
-        for prompt, row in zip(prompts, kinds.tolist(), strict=True):
+        kinds = seen.sights(asked, length, CPU, left=left)["mm_token_type_ids"]
+        for prompt, row in zip(asked, kinds.tolist(), strict=True):
             pad = [0] * (length - len(prompt))
             wanted = [int(token == image) for token in prompt]
             assert row == ([*pad, *wanted] if left else [*wanted, *pad])
