@@ -16,6 +16,8 @@ from posttrain.outcome import write_evaluations
 from posttrain.regime import Diagnosis
 from posttrain.regime.scores import Scores
 from posttrain.tuning import model
+from posttrain.tuning.measured import returns_by_unit
+from posttrain.tuning.planned import plan_of
 
 TRAIN: dict[str, Callable[[rl.Job], tuple[Any, Any]]] = {
     "grpo": rl.train,
@@ -67,7 +69,7 @@ def job_of(work: Run, *, aside: Collection[str] = ()) -> rl.Job:
     return rl.Job(
         pi0=work.record.sft,
         settings=settings,
-        plan=measure.plan_of(stored),
+        plan=plan_of(stored),
         experience=experience_of(work, scores, diagnosis, without=without),
         judge=work.judge,
         load=work.load,
@@ -134,8 +136,8 @@ def experience_of(
         j_dataset=diagnosis.j_dataset,
         alpha=diagnosis.alpha,
         scale=diagnosis.scale,
-        policy_returns=measure.returns_by_unit(scores.where(source="policy", decoding="rollout")),
-        dataset_returns=measure.returns_by_unit(scores.where(source="dataset")),
+        policy_returns=returns_by_unit(scores.where(source="policy", decoding="rollout")),
+        dataset_returns=returns_by_unit(scores.where(source="dataset")),
         success=success_from(diagnosis.scale, continuous=diagnosis.recoverability is None),
         seen_tokens=tokens_of(work.record.path / "rollouts" / "pi0" / "seen"),
     )

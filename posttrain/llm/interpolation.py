@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from posttrain import progress
 from posttrain.intervention.reset import interpolate_
 from posttrain.llm.data import Row
-from posttrain.llm.measure import never, one_a_unit
+from posttrain.llm.measure import one_a_unit
 from posttrain.llm.reward import Judge
 from posttrain.llm.sampling import Generator, rollouts
 from posttrain.llm.settings import Decoding
 from posttrain.outcome import unit_means
 from posttrain.regime.statistics import clustered_mean
+from posttrain.tuning.measured import never
 from posttrain.tuning.world import World
 
 if TYPE_CHECKING:

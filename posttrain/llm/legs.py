@@ -14,13 +14,13 @@ from posttrain.intervention.ramp import ramp
 from posttrain.llm import finetune, rl
 from posttrain.llm.arms import Arm
 from posttrain.llm.data import Row
-from posttrain.llm.measure import never
 from posttrain.llm.sampling import rollouts
 from posttrain.llm.settings import ProbeSettings
 from posttrain.llm.work import Run, generator
 from posttrain.record import MetricsLog
 from posttrain.regime.scores import Scores
 from posttrain.tuning import model
+from posttrain.tuning.measured import never
 
 SEED = 11
 """Added to the recipe's seed for the rollouts that arms are compared on."""

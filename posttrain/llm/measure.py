@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from posttrain import progress
-from posttrain.intervention.plan import Plan, plan_from_dict
 from posttrain.llm.data import Row
 from posttrain.llm.environment import last_word
 from posttrain.llm.prompts import demonstration_ids
 from posttrain.llm.reward import Judge
 from posttrain.llm.sampling import Generator, rollouts
-from posttrain.llm.settings import DiagnoseSettings, LlmRecipe
-from posttrain.outcome import unit_means
-from posttrain.regime import Diagnosis, Flag, diagnose, sequential
-from posttrain.regime.scores import Scores, read_scores
+from posttrain.llm.settings import LlmRecipe
+from posttrain.regime.scores import Scores
+from posttrain.tuning.measured import Records, never, stopping_rule
 from posttrain.tuning.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Records = list[dict[str, Any]]
 
 
 def policy(
@@ -47,7 +41,7 @@ def policy(
     """
     settings = recipe.diagnose
     units = one_a_unit(heldout)[: settings.units]
-    stop = _stopping_rule(settings, demonstrations)
+    stop = stopping_rule(settings, demonstrations)
     common: dict[str, Any] = {"judge": judge, "world": world, "batch": settings.batch}
     with progress.bar("sampling pi_0", len(units), speak=world.main) as bar:
         found = rollouts(
@@ -104,104 +98,6 @@ def one_a_unit(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         first.setdefault(row.unit, row)
     return list(first.values())
-
-
-def never(_: Records) -> bool:
-    """Draw every unit."""
-    return False
-
-
-def looks(
-    policy_returns: Mapping[str, float],
-    data_returns: Mapping[str, float],
-    settings: DiagnoseSettings,
-) -> sequential.Sequential:
-    """Look at the units in the order in which they were drawn, batch by batch.
-
-    Args:
-        policy_returns: mean return of each unit's rollouts, in the order of drawing.
-        data_returns: mean return of each unit's demonstrations.
-        settings: margin, level, scale and the size of a batch.
-    """
-    state = sequential.start(margin=settings.margin, alpha=settings.alpha, scale=settings.scale)
-    shared = [unit for unit in policy_returns if unit in data_returns]
-    for start in range(0, len(shared), settings.batch):
-        batch = shared[start : start + settings.batch]
-        state = state.update(
-            [policy_returns[unit] for unit in batch], [data_returns[unit] for unit in batch]
-        )
-    return state
-
-
-def _stopping_rule(
-    settings: DiagnoseSettings, demonstrations: Sequence[Mapping[str, Any]]
-) -> Callable[[Records], bool]:
-    """Stop once the sequential test has decided, after the minimum of units."""
-    data = unit_means(row for row in demonstrations if row["split"] == "heldout")
-
-    def enough(found: Records) -> bool:
-        mine = unit_means(found)
-        return len(mine) >= settings.minimum and looks(mine, data, settings).decided
-
-    return enough
-
-
-def reuse(path: Path) -> Records:
-    """Rollouts that somebody else has drawn, as the held-out rollouts of pi_0."""
-    found = read_scores(path, source="policy").rows()
-    return [
-        {
-            **row,
-            "source": "policy",
-            "split": row.get("split") or "heldout",
-            "decoding": row.get("decoding") or "rollout",
-        }
-        for row in found
-    ]
-
-
-def diagnose_split(
-    scores: Scores, split: str, settings: DiagnoseSettings, flags: tuple[Flag, ...]
-) -> Diagnosis:
-    """Diagnose on the prompts that SFT has seen, or has not.
-
-    Held-out rollouts were drawn until the sequential test decided, so that it decides here too.
-    Demonstrations of units that were not rolled out are left out: both sides speak of the same
-    prompts.
-    """
-    mine = scores.where(source="policy", split=split)  # type: ignore[arg-type]
-    policy_side = mine.where(decoding="rollout")
-    data = scores.where(source="dataset", split=split)  # type: ignore[arg-type]
-    if policy_side.unit is not None and data.unit is not None:
-        drawn = np.isin(data.unit, policy_side.unit)
-        data = data.where(drawn) if drawn.any() else data
-    common: dict[str, Any] = {
-        "margin": settings.margin,
-        "alpha": settings.alpha,
-        "scale": settings.scale,
-        "extra_flags": flags,
-    }
-    if split == "seen" or settings.scores is not None:
-        return diagnose(policy_side, data, **common)
-    deployed = mine.where(decoding="deployment")
-    state = looks(unit_means(policy_side.rows()), unit_means(data.rows()), settings)
-    return sequential.diagnose_sequential(
-        policy_side, data, deployment=deployed, before=state.interval, **common
-    )
-
-
-def returns_by_unit(scores: Scores) -> dict[str, list[float]]:
-    """The returns of each unit, in the order of the table; unscorable episodes have none."""
-    found: dict[str, list[float]] = {}
-    for row in scores.rows():
-        if row["return"] is not None:
-            found.setdefault(row["unit"], []).append(row["return"])
-    return found
-
-
-def plan_of(stored: Mapping[str, Any]) -> Plan:
-    """The plan of a `plan.json`."""
-    return plan_from_dict(stored["plan"])
 
 
 def said_so(row: Row, text: str) -> Row:

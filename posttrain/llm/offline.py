@@ -19,9 +19,10 @@ from posttrain.llm.kept import kept_of
 from posttrain.llm.preferences import pairs
 from posttrain.llm.rollouts_in_environment import in_environment
 from posttrain.llm.sampling import judge_completions, transformers_generator
-from posttrain.llm.sft import pairs_dataset, peft_config
+from posttrain.llm.sft import pairs_dataset
 from posttrain.recipe import RecipeError
 from posttrain.tuning import anchored, callbacks, interventions, training
+from posttrain.tuning.cloning import peft_config
 from posttrain.tuning.honour import PlanError, check_replay
 from posttrain.tuning.monitor import check_monitor
 from posttrain.tuning.resume import go_on

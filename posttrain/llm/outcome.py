@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from posttrain import progress
 from posttrain.llm.data import Row
-from posttrain.llm.measure import Records, never, one_a_unit
+from posttrain.llm.measure import one_a_unit
 from posttrain.llm.reward import Judge
 from posttrain.llm.sampling import Generator, rollouts
-from posttrain.llm.settings import DiagnoseSettings, LlmRecipe
-from posttrain.outcome import gain, unit_means
-from posttrain.record import MetricsLog
-from posttrain.regime.decomposition import decompose
+from posttrain.llm.settings import LlmRecipe
 from posttrain.regime.scores import Scores
+from posttrain.tuning.measured import Records, never
 from posttrain.tuning.world import World
 
 
@@ -56,37 +51,3 @@ def again(
                 kind=name,
             )
     return Scores.from_rows(found)
-
-
-def outcome(
-    before: Scores,
-    after: Scores,
-    curve: MetricsLog,
-    *,
-    settings: DiagnoseSettings,
-    seed: int,
-) -> dict[str, Any]:
-    """What RL changed on held-out units, under both decodings, and the curve's decomposition.
-
-    Rollouts that were reused may lack the deployment decoding, and then its change.
-    """
-    pi0 = before.where(source="policy", split="heldout")
-    deployed = pi0.where(decoding="deployment")
-    data = unit_means(before.where(source="dataset", split="heldout").rows())
-    rows = curve.read()
-    common: dict[str, Any] = {"alpha": settings.alpha, "scale": settings.scale}
-    parts = decompose(
-        [np.array(row["return"]) for row in rows],
-        units=[row["unit"] for row in rows],
-        prior_dataset=list(data.values()),
-        steps=[row["step"] for row in rows],
-        rng=np.random.default_rng(seed),
-    )
-    return {
-        **gain(pi0.where(decoding="rollout"), after.where(decoding="rollout"), **common),
-        "decoding": "rollout",
-        "deployment": gain(deployed, after.where(decoding="deployment"), **common)
-        if len(deployed)
-        else None,
-        "decomposition": parts.to_dict(),
-    }

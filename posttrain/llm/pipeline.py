@@ -6,7 +6,7 @@ first stage without one, and inside it where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,6 @@ import torch
 
 from posttrain import progress, recipe, record
 from posttrain.intervention.capabilities import Capabilities
-from posttrain.intervention.plan import Plan, chain
-from posttrain.intervention.prescription import prescribe
 from posttrain.llm import (
     environment,
     finetune,
@@ -32,11 +30,14 @@ from posttrain.llm.data import Row, load_rows
 from posttrain.llm.settings import LlmRecipe
 from posttrain.llm.work import Run, generator
 from posttrain.record import Record
-from posttrain.regime import Diagnosis, Flag
+from posttrain.regime import Diagnosis
 from posttrain.regime.scores import Scores, write_scores
 from posttrain.start import Taken, take
 from posttrain.terminal import describe
-from posttrain.tuning import model, training
+from posttrain.tuning import measured, model, training
+from posttrain.tuning.cloning import integrity, integrity_flags
+from posttrain.tuning.outcome import outcome as what_changed
+from posttrain.tuning.planned import plan_of, plan_record
 from posttrain.tuning.world import current
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _sft(work: Run) -> None:
     if work.world.main:
         with record.replacing_folder(work.record.sft) as folder:
             model.save(policy, tokenizer, folder)
-        record.write_json(work.record.integrity_file, sft.integrity(losses))
+        record.write_json(work.record.integrity_file, integrity(losses))
 
 
 def _to_clone(work: Run, train: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
@@ -177,7 +178,7 @@ def _sample(work: Run) -> None:
     """Roll pi_0 out: held-out prompts decide, seen prompts and deployment stand beside them."""
     demonstrations = record.read_jsonl(work.record.data / "demonstration_scores.jsonl")
     if work.recipe.diagnose.scores is not None:
-        rollouts = measure.reuse(Path(work.recipe.diagnose.scores))
+        rollouts = measured.reuse(Path(work.recipe.diagnose.scores))
     else:
         train, heldout = work.rows()
         tokenizer = work.processing(work.record.sft)
@@ -201,24 +202,18 @@ def _diagnose(work: Run) -> None:
     scores = work.record.scores()
     if scores is None:
         raise ValueError(f"{work.record.scores_file}: no scores were written")
-    flags = _integrity_flags(work.record.integrity() or {})
-    diagnosis = measure.diagnose_split(scores, "heldout", work.recipe.diagnose, flags)
+    flags = integrity_flags(work.record.integrity() or {})
+    diagnosis = measured.diagnose_split(scores, "heldout", work.recipe.diagnose, flags)
     record.write_text(work.record.diagnosis_file, diagnosis.to_json() + "\n")
     if work.recipe.diagnose.seen_units and work.recipe.diagnose.scores is None:
-        seen = measure.diagnose_split(scores, "seen", work.recipe.diagnose, flags)
+        seen = measured.diagnose_split(scores, "seen", work.recipe.diagnose, flags)
         record.write_text(work.record.diagnosis_seen_file, seen.to_json() + "\n")
-    record.write_json(work.record.plan_file, _plan_record(work.recipe, diagnosis))
+    record.write_json(work.record.plan_file, _planned(work.recipe, diagnosis))
     progress.say(diagnosis.sentence)
     stored = work.record.plan() or {}
-    plan = measure.plan_of(stored)
+    plan = plan_of(stored)
     told = describe(plan).replace("\n", "; ")
     progress.say(f"Plan ({plan.family}): {told}. {stored['reason']}")
-
-
-def _integrity_flags(integrity: Mapping[str, Any]) -> tuple[Flag, ...]:
-    if integrity.get("converged") is False:
-        return (Flag("sft_not_converged", str(integrity["text"])),)
-    return ()
 
 
 def _learner(settings: LlmRecipe) -> Capabilities:
@@ -228,22 +223,15 @@ def _learner(settings: LlmRecipe) -> Capabilities:
     )
 
 
-def _plan_record(settings: LlmRecipe, diagnosis: Diagnosis) -> dict[str, Any]:
-    steps = settings.rl.steps if settings.rl is not None else 100
-    found = prescribe(diagnosis, _learner(settings), steps=steps)
-    first, *others = (p.to_dict() for p in found)
-    if settings.rl is not None and settings.rl.algorithm == "sft":
-        reason = "no RL: D is cloned further, the rival of every plan that keeps D"
-        first = {**first, "reason": reason, "trains": "sft", "plan": Plan().to_dict()}
-    if settings.interventions == "prescribed":
-        return {**first, "source": "prescribed", "alternatives": others}
-    plan = chain(*settings.interventions)(Plan())
-    return {
-        "plan": plan.to_dict(),
-        "reason": "the recipe names this plan",
-        "source": "recipe",
-        "alternatives": [first, *others],
-    }
+def _planned(settings: LlmRecipe, diagnosis: Diagnosis) -> dict[str, Any]:
+    rl = settings.rl
+    return plan_record(
+        settings.interventions,
+        diagnosis,
+        _learner(settings),
+        steps=100 if rl is None else rl.steps,
+        clones=rl is not None and rl.algorithm == "sft",
+    )
 
 
 def _outcome(work: Run) -> None:
@@ -267,7 +255,7 @@ def _outcome(work: Run) -> None:
         write_scores(after, work.record.outcome_scores_file)
         record.write_json(
             work.record.outcome_file,
-            outcome.outcome(
+            what_changed(
                 before,
                 after,
                 record.MetricsLog(work.record.path / "curve.jsonl"),

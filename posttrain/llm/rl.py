@@ -17,10 +17,10 @@ from posttrain.llm.kept import kept_of
 from posttrain.llm.prompts import demonstration_ids, prompt_ids
 from posttrain.llm.reused import dealt_first, stored_of
 from posttrain.llm.reward import Judge
-from posttrain.llm.sft import peft_config
 from posttrain.llm.trainer import TRAINERS, PlanGRPOTrainer, PlanRLOOTrainer
 from posttrain.record import write_jsonl
 from posttrain.tuning import anchored, callbacks, monitor, training
+from posttrain.tuning.cloning import peft_config
 from posttrain.tuning.gate import Map, map_of
 from posttrain.tuning.honour import PlanError, check_cycle, check_replay
 from posttrain.tuning.interventions import curve_of, interventions, reset_first

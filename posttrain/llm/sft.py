@@ -17,6 +17,7 @@ from posttrain.llm.settings import Lora, SftSettings
 from posttrain.recipe import RecipeError
 from posttrain.record import MetricsLog
 from posttrain.tuning import training
+from posttrain.tuning.cloning import CHECKS, losses, peft_config
 from posttrain.tuning.resume import go_on
 from posttrain.tuning.turns import spoken
 from posttrain.tuning.world import World
@@ -26,13 +27,10 @@ if TYPE_CHECKING:
 
     from posttrain.tuning.seen import Processing
 
-CHECKS = 10
 """Held-out losses taken during SFT."""
 
-STILL_FALLING = 0.05
 """Relative fall of the held-out loss over the last fifth of SFT that means: not converged."""
 
-NEGLIGIBLE = 0.01
 """Falls below so many nats a token change no completion."""
 
 
@@ -77,7 +75,7 @@ def train(
     resume = world.broadcast(training.last_complete(folder) if world.main else None)
     ended = training.trained_to_the_end(model, resume, steps, lora=lora is not None)
     if ended is not None:
-        return ended, _losses(log)
+        return ended, losses(log)
     if world.main:
         log.truncate_after(training.step_of(resume))
     with progress.bar("SFT on D", steps, speak=world.main) as bar:
@@ -96,12 +94,7 @@ def train(
         training.quiet(trainer)
         go_on(trainer, resume)
     trained = trainer.accelerator.unwrap_model(trainer.model)
-    return (trained if lora is None else trained.merge_and_unload()), _losses(log)
-
-
-def _losses(log: MetricsLog) -> list[tuple[int, float]]:
-    """Held-out losses by step, as they were logged."""
-    return [(int(row["step"]), float(row["eval_loss"])) for row in log.read() if "eval_loss" in row]
+    return (trained if lora is None else trained.merge_and_unload()), losses(log)
 
 
 def rows_to_clone(
@@ -137,19 +130,6 @@ def rows_to_clone(
         if not kept:
             raise ValueError(f"sft.only_correct: no demonstration has the return {best:g}")
     return kept if settings.rows is None else kept[: settings.rows]
-
-
-def peft_config(lora: Lora) -> Any:
-    """The adapter that a recipe describes, as peft's configuration."""
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target,
-        task_type="CAUSAL_LM",
-    )
 
 
 def pairs_dataset(rows: Sequence[Row], tokenizer: Processing | None = None) -> Any:
@@ -201,35 +181,3 @@ def _steps(settings: SftSettings, rows: int, world: int) -> int:
         * world
     )
     return math.ceil(math.ceil(rows / batch) * given.get("num_train_epochs", 3))
-
-
-def integrity(losses: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    """Was pi_0 trained to the end? An under-trained pi_0 only looks inferior.
-
-    Compares the held-out loss (nats a token) at the end with the one at four fifths of SFT.
-
-    Returns:
-        `converged` (None where it cannot be told), `fall` (relative), `losses`, `text`.
-    """
-    points = [{"step": step, "loss": loss} for step, loss in losses]
-    if len(losses) < CHECKS // 2:
-        text = "too few held-out losses were taken to tell whether SFT had converged"
-        return {"converged": None, "fall": None, "losses": points, "text": text}
-    last_step, last = losses[-1]
-    earlier = [loss for step, loss in losses if step <= 0.8 * last_step]
-    best = min(loss for _, loss in losses)
-    fall = (earlier[-1] - last) / earlier[-1] if earlier[-1] > 0 else 0.0
-    falling = fall > STILL_FALLING and earlier[-1] - last > NEGLIGIBLE
-    if falling:
-        text = (
-            f"the held-out loss still fell by {fall:.0%} over the last fifth of SFT: "
-            "more SFT is the cure to try first"
-        )
-    elif last > 1.1 * best and last - best > NEGLIGIBLE:
-        text = (
-            f"the held-out loss rose from {best:.3f} to {last:.3f} nats a token: SFT memorised "
-            "its rows, so more of it will not help"
-        )
-    else:
-        text = f"the held-out loss had settled at {last:.3f} nats a token"
-    return {"converged": not falling, "fall": fall, "losses": points, "text": text}

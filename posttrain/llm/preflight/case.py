@@ -47,7 +47,7 @@ class Case:
         """RL's plan; None while the diagnosis has yet to prescribe it."""
         if self.recipe.interventions != "prescribed":
             return chain(*self.recipe.interventions)(Plan())
-        from posttrain.llm.measure import plan_of
+        from posttrain.tuning.planned import plan_of
 
         stored = self.record.plan()
         return None if stored is None else plan_of(stored)

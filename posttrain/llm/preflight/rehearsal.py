@@ -21,9 +21,9 @@ from posttrain.llm.preflight.trainers import rl_config
 from posttrain.llm.prompts import demonstration_ids
 from posttrain.llm.reward import Judge
 from posttrain.llm.settings import Decoding, LlmRecipe
-from posttrain.llm.sft import peft_config
 from posttrain.tuning import compat, training
 from posttrain.tuning.callbacks import Recorder
+from posttrain.tuning.cloning import peft_config
 from posttrain.tuning.model import batch_of, device, token_logps
 from posttrain.tuning.seen import tokenizer_of
 

@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from posttrain.llm import measure, reward, score
+from posttrain.llm import reward, score
 from posttrain.llm.data import Row
 from posttrain.llm.sampling import Completion, rollouts, transformers_generator, vllm_generator
 from posttrain.llm.settings import Decoding, DiagnoseSettings, ExactReward, RegexReward
-from posttrain.tuning import model
+from posttrain.tuning import measured, model
 from posttrain.tuning.world import World, WorldError, current
 
 JUDGE = reward.make_judge(RegexReward(pattern=r"\d"), scale=(0.0, 1.0))
@@ -74,7 +74,7 @@ def test_demonstrations_are_right_wrong_unscorable_or_cut_off(tiny):
 def looked(policy, data, **settings):
     units = [f"u{i}" for i in range(len(policy))]
     chosen = DiagnoseSettings(**{"batch": 10, **settings})
-    return measure.looks(
+    return measured.looks(
         dict(zip(units, policy, strict=True)), dict(zip(units, data, strict=True)), chosen
     )
 
@@ -97,7 +97,7 @@ def test_stopping_waits_for_the_minimum(sums):
     demonstrations = [
         {"unit": f"u{i}", "return": 1.0, "unscorable": False, "split": "heldout"} for i in range(50)
     ]
-    enough = measure._stopping_rule(settings, demonstrations)
+    enough = measured.stopping_rule(settings, demonstrations)
     records = [{"unit": f"u{i}", "return": 0.0, "unscorable": False} for i in range(50)]
     assert not enough(records[:29])
     assert enough(records[:30])
@@ -162,5 +162,5 @@ def test_rollouts_of_somebody_else_are_reused(tmp_path):
     path = tmp_path / "theirs.jsonl"
     rows = [{"source": "policy", "unit": f"u{i}", "return": 1.0} for i in range(3)]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    found = measure.reuse(path)
+    found = measured.reuse(path)
     assert {(r["split"], r["decoding"]) for r in found} == {("heldout", "rollout")}

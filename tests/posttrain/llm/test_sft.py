@@ -3,7 +3,7 @@ import pytest
 from posttrain.llm import sft
 from posttrain.llm.settings import Lora, SftSettings
 from posttrain.record import MetricsLog
-from posttrain.tuning import model
+from posttrain.tuning import cloning, model
 from posttrain.tuning.world import World
 
 
@@ -12,30 +12,30 @@ def curve(*losses):
 
 
 def test_a_loss_that_still_falls_is_not_converged():
-    found = sft.integrity(curve(1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.36, 0.33))
+    found = cloning.integrity(curve(1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45, 0.4, 0.36, 0.33))
     assert found["converged"] is False
     assert found["fall"] == pytest.approx((0.4 - 0.33) / 0.4)
     assert "more SFT" in found["text"]
 
 
 def test_a_settled_loss_is_converged():
-    found = sft.integrity(curve(1.0, 0.6, 0.5, 0.42, 0.41, 0.405, 0.404, 0.403, 0.402, 0.402))
+    found = cloning.integrity(curve(1.0, 0.6, 0.5, 0.42, 0.41, 0.405, 0.404, 0.403, 0.402, 0.402))
     assert found["converged"] is True
     assert "settled at 0.402" in found["text"]
 
 
 def test_a_rising_loss_is_memorising_and_not_a_case_for_more_sft():
-    found = sft.integrity(curve(1.0, 0.6, 0.5, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1))
+    found = cloning.integrity(curve(1.0, 0.6, 0.5, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1))
     assert found["converged"] is True
     assert "memorised" in found["text"]
 
 
 def test_a_tiny_loss_that_halves_changes_no_completion():
-    assert sft.integrity(curve(1.0, *[0.002] * 8, 0.001))["converged"] is True
+    assert cloning.integrity(curve(1.0, *[0.002] * 8, 0.001))["converged"] is True
 
 
 def test_a_given_checkpoint_cannot_be_judged():
-    assert sft.integrity([])["converged"] is None
+    assert cloning.integrity([])["converged"] is None
 
 
 def cloned(tiny, sums, folder, lora=None, **trainer):
