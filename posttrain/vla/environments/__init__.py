@@ -1,0 +1,1 @@
+"""Environments that a vision-language-action policy can act in, stepped many at a time."""
