@@ -186,6 +186,40 @@ LLM_LEARNERS: dict[tuple[str, bool], Capabilities] = {
 }
 """By algorithm, and whether an adapter is trained."""
 
+VLA_GRPO = Capabilities(
+    learner="GRPO of a robot policy",
+    clones=True,
+    anchor=True,
+    estimators=("exact", "k3", "k2"),
+    targets=True,
+    references=frozenset({"fixed", "synced", "reset"}),
+    replay_weight=True,
+    token_weights=True,
+    gates=frozenset({"none", "map", "live"}),
+    warmup=True,
+    reset=frozenset({"policy", "head", "last_layers", "optimizer"}),
+    reset_during=True,
+)
+"""Group-relative RL of a robot policy in an environment; its KL is over all action tokens."""
+
+VLA_GRPO_LORA = replace(
+    VLA_GRPO,
+    learner="GRPO of a robot policy's LoRA adapter",
+    reset=frozenset({"adapter", "optimizer"}),
+)
+"""The same with a LoRA adapter."""
+
+VLA_SFT = replace(LLM_SFT, learner="further cloning")
+"""No RL: D is cloned further (bc_only)."""
+
+VLA_LEARNERS: dict[tuple[str, bool], Capabilities] = {
+    ("grpo", False): VLA_GRPO,
+    ("grpo", True): VLA_GRPO_LORA,
+    ("sft", False): VLA_SFT,
+    ("sft", True): VLA_SFT,
+}
+"""By algorithm, and whether an adapter is trained."""
+
 CONTROL_SAC = Capabilities(
     learner="SAC",
     anchor=True,

@@ -13,7 +13,7 @@ from posttrain.llm.data import Row
 from posttrain.llm.prompts import demonstration_ids
 from posttrain.tuning.dealt import GroupShare
 from posttrain.tuning.gate import Gate, Map
-from posttrain.tuning.keep import Kept, ReplayLoss
+from posttrain.tuning.keep import Kept, PairReplay
 from posttrain.tuning.seen import pad_of
 from posttrain.tuning.turns import spoken
 
@@ -46,7 +46,7 @@ def kept_of(
     gate = None if found is None else Gate(found, live=replay.gate == "live")
     loss = group = None
     if ramp(replay.weight).peak > 0:
-        loss = ReplayLoss(
+        loss = PairReplay(
             pairs=tuple((prompt, completion) for _, prompt, completion in encoded),
             units=tuple(unit for unit, _, _ in encoded),
             lengths=np.array([sum(spoken(said)) for _, _, said in encoded], dtype=np.int64),

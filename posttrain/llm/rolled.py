@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from trl import DPOTrainer, SFTTrainer
 
 from posttrain.tuning.anchored import Anchored
 from posttrain.tuning.keep import KeepData
-
-
-def _nothing() -> None:
-    """Measure nothing."""
-
-
-class Rolled:
-    """Evaluates with `measure` where the trainer would compute a loss."""
-
-    measure: Callable[[], None] = staticmethod(_nothing)
-    args: Any
-    state: Any
-    control: Any
-    callback_handler: Any
-
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Measure, then tell the callbacks, of which one keeps what was found."""
-        self.measure()
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {})
-        return {}
+from posttrain.tuning.rolled import Rolled
 
 
 class RolledSFTTrainer(Rolled, SFTTrainer):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from posttrain.intervention.plan import Anchor
+from posttrain.intervention.plan import Anchor, Estimator
 from posttrain.intervention.ramp import ramp
 from posttrain.intervention.reference import (
     WrongReferenceError,
@@ -109,20 +109,26 @@ class Anchored:
             loss: torch.Tensor = super().compute_loss(model, inputs, **given)  # type: ignore[misc]
         if self.in_reward or self.anchor is None or not self.model.training:
             return loss
-        ids, mask = inputs["completion_ids"], inputs["completion_mask"]
+        mask = inputs["completion_mask"]
         mask = mask * inputs.get("tool_mask", torch.ones_like(mask))
-        kl = token_kl(
-            self.anchor.estimator,
-            completion_logps(heard, ids.shape[1]),
-            inputs["ref_per_token_logps"],
-            mask,
-            inputs.get("old_per_token_logps"),
-        ).sum()
+        kl = self._kl_beside(self.anchor.estimator, heard, inputs, mask).sum()
         self._push_kl(kl.detach(), mask.sum())
         # The optimizer sees the sum over micro-batches (GRPO's loss is scaled for accumulation)
         # and the mean over processes.
         share = self.accelerator.num_processes / compat.window_tokens(self, inputs)
         return loss + self.coefficient * kl * share
+
+    def _kl_beside(
+        self, estimator: Estimator, heard: Sequence[Heard], inputs: Any, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """The KL at every completion token, `[n, T]`, 0 where the mask is."""
+        return token_kl(
+            estimator,
+            completion_logps(heard, mask.shape[1]),
+            inputs["ref_per_token_logps"],
+            mask,
+            inputs.get("old_per_token_logps"),
+        )
 
     @contextmanager
     def _without_beta(self) -> Iterator[None]:

@@ -50,23 +50,25 @@ class ReplayLoss:
     """An SFT loss on D beside the RL loss, with its own normaliser.
 
     `rows` demonstrations are replayed at every optimizer step, over all processes and
-    micro-batches; `weight` multiplies their mean loss a token. `pairs` are token ids, of which
-    the policy says `lengths` tokens itself; `units` are their prompts.
+    micro-batches; `weight` multiplies their mean loss a token. Of each demonstration the policy
+    says `lengths` tokens itself; `units` are their prompts.
     """
 
-    pairs: tuple[Pair, ...]
     units: tuple[str, ...]
     lengths: Rows
     rows: int
     weight: Ramp
     token_weight: TokenWeight
-    pad: int
     seed: int
+
+    def batch(self, rows: Rows, where: torch.device) -> dict[str, torch.Tensor]:
+        """The demonstrations at `rows` as the model takes them, with labels."""
+        raise NotImplementedError
 
     def kept(self, gate: Gate | None) -> Rows:
         """The demonstrations that a gate keeps now; all without one."""
         if gate is None:
-            return np.arange(len(self.pairs))
+            return np.arange(len(self.units))
         return np.array(kept_rows(self.units, gate.actions), dtype=np.int64)
 
     def rows_at(self, kept: Rows, at: Batch) -> Rows:
@@ -84,6 +86,18 @@ class ReplayLoss:
         count = self.rows // at.accumulation * at.micros
         taken = draw(at.step * self.rows, count, size=len(kept), seed=self.seed)
         return int(self.lengths[kept[taken]].sum())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairReplay(ReplayLoss):
+    """Of prompts and completions, whose token ids are `pairs`."""
+
+    pairs: tuple[Pair, ...]
+    pad: int
+
+    def batch(self, rows: Rows, where: torch.device) -> dict[str, torch.Tensor]:
+        """Padded on the right."""
+        return batch_of([self.pairs[i] for i in rows], self.pad, where)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,13 +167,8 @@ class KeepData:
         nll = torch.zeros((), device=self.accelerator.device)
         if len(now.kept):
             at = self._batch(now.micro)
-            pairs = [replay.pairs[i] for i in replay.rows_at(now.kept, at)]
-            logp, mask = self._label_logp(
-                model, batch_of(pairs, replay.pad, self.accelerator.device)
-            )
-            nll = weighted_nll(
-                logp, mask, token_weight=replay.token_weight, num_items=max(now.tokens, 1)
-            )
+            batch = replay.batch(replay.rows_at(now.kept, at), self.accelerator.device)
+            nll = self._batch_nll(model, batch, replay, max(now.tokens, 1))
         now.micro += 1
         now.nll = nll.detach() + now.nll
         if now.micro == self.current_gradient_accumulation_steps:
@@ -188,6 +197,13 @@ class KeepData:
             rank=int(self.accelerator.process_index),
             world=int(self.accelerator.num_processes),
         )
+
+    def _batch_nll(
+        self, model: Any, batch: dict[str, torch.Tensor], replay: ReplayLoss, tokens: int
+    ) -> torch.Tensor:
+        """The loss of cloning a batch, summed and divided by the `tokens` of the whole step."""
+        logp, mask = self._label_logp(model, batch)
+        return weighted_nll(logp, mask, token_weight=replay.token_weight, num_items=tokens)
 
     def _label_logp(
         self, model: Any, batch: dict[str, torch.Tensor]
