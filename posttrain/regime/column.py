@@ -29,7 +29,8 @@ CHOICES: Final = {
 COUNTS: Final = ("seed", "steps")
 FLAGS: Final = ("success", "truncated", "unscorable")
 COLUMNS: Final = (
-    "return", "unit", "source", "seed", "steps", *FLAGS, "text", "prompt", "split", "decoding"
+    "return", "unit", "source", "seed", "steps", *FLAGS, "text", "prompt", "split", "decoding",
+    "task",
 )  # fmt: skip
 UNKNOWN: Final = -1
 """What a column of whole numbers holds where a file has null."""
@@ -52,7 +53,7 @@ def check_names(names: Sequence[str]) -> None:
             close = difflib.get_close_matches(str(name), COLUMNS, 1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             known = ", ".join(COLUMNS)
-            raise ScoresError(f"unknown column {_show(name)}{hint} (known columns: {known})")
+            raise ScoresError(f"unknown column {show(name)}{hint} (known columns: {known})")
     if len(set(names)) < len(names):
         twice = next(name for name in names if list(names).count(name) > 1)
         raise ScoresError(f"column '{twice}' stands there twice")
@@ -79,16 +80,13 @@ def read_columns(raw: Mapping[str, Any], rows: Ints | None = None) -> dict[str, 
                 f"column '{name}' has {len(values)} values while 'return' has {length}"
             )
     numbers = np.arange(1, length + 1) if rows is None else rows
-    columns = drop_unknown(
+    return drop_unknown(
         {
             name: _read_column(name, values, numbers)
             for name, values in given.items()
             if name == "return" or not _all_null(values)
         }
     )
-    _check_unscorable(columns, numbers)
-    _check_duplicates(columns, numbers)
-    return columns
 
 
 def drop_unknown(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
@@ -228,60 +226,17 @@ def _all_strings(values: Sequence[Any], *, optional: bool) -> bool:
     return True
 
 
-def _check_unscorable(columns: Mapping[str, npt.NDArray[Any]], rows: Ints) -> None:
-    """Refuse a return that is not finite, unless the row is unscorable: then it must be NaN."""
-    returns = columns["return"]
-    without = columns.get("unscorable", np.zeros(len(returns), dtype=bool))
-    bad = np.where(without, ~np.isnan(returns), ~np.isfinite(returns))
-    if bad.any():
-        at = int(bad.argmax())
-        wanted = "null, for an unscorable row," if without[at] else "a finite number,"
-        got = "null or NaN" if np.isnan(returns[at]) else str(returns[at])
-        raise ScoresError(f"row {rows[at]}, column 'return': wanted {wanted} got {got}")
-
-
-def _check_duplicates(columns: Mapping[str, npt.NDArray[Any]], rows: Ints) -> None:
-    """Refuse two rows that say they are the same sample of the same unit."""
-    if "unit" not in columns or "seed" not in columns:
-        return
-    names = ("unit", "seed", "source", "split", "decoding")
-    parts = [columns[name] for name in names if name in columns]
-    hashed = np.sort(_hash(parts))
-    if (hashed[1:] != hashed[:-1]).all():
-        return
-    first: dict[tuple[Any, ...], int] = {}
-    for row, key in zip(rows, zip(*(part.tolist() for part in parts), strict=True), strict=True):
-        if key[1] == UNKNOWN:
-            continue
-        if key in first:
-            raise ScoresError(
-                f"row {row}: duplicate unit {_show(key[0])} with seed {key[1]}, as in row "
-                f"{first[key]}; several samples of a unit need different seeds, or no seed"
-            )
-        first[key] = row
-
-
-def _hash(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.uint64]:
-    """Mix the columns of each row into one number, equal for equal rows."""
-    mixed = np.zeros(len(parts[0]), dtype=np.uint64)
-    for part in parts:
-        codes = np.fromiter(map(hash, part.tolist()), dtype=np.int64, count=len(part))
-        mixed = (mixed ^ codes.view(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(29)
-    return mixed
-
-
 def _plain(values: npt.NDArray[Any] | list[Any]) -> list[Any]:
     plain: list[Any] = values if isinstance(values, list) else values.tolist()
     return plain
 
 
 def _wrong(row: Any, name: str, wanted: str, got: Any) -> ScoresError:
-    return ScoresError(f"row {row}, column '{name}': wanted {wanted}, got {_show(got)}")
+    return ScoresError(f"row {row}, column '{name}': wanted {wanted}, got {show(got)}")
 
 
-def _show(value: Any) -> str:
-    """Show what came as JSON would, shortened."""
+def show(value: Any) -> str:
+    """Write what came as JSON would, shortened."""
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "true", False: "false"}[value]
     try:

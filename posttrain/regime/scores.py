@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posttrain.files import replacing
+from posttrain.regime.agreement import agreeing
 from posttrain.regime.column import (
     CHOICES,
     Bools,
@@ -78,10 +79,12 @@ class Scores:
     """Whether training saw the unit: "seen" or "heldout", `[n]`; None where unknown."""
     decoding: Strings | None = None
     """How the policy was sampled: "rollout" or "deployment", `[n]`; None where unknown."""
+    task: Strings | None = None
+    """Which task a unit is of, `[n]`; None where unknown. A unit has one task."""
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, field) for field, name in FIELDS.items()}
-        _hold(self, read_columns(given))
+        _hold(self, agreeing(read_columns(given)))
 
     def __len__(self) -> int:
         return len(self.returns)
@@ -98,6 +101,7 @@ class Scores:
         source: Source | None = None,
         split: Split | None = None,
         decoding: Decoding | None = None,
+        task: str | None = None,
     ) -> Scores:
         """Keep the episodes that fulfil every condition, perhaps none.
 
@@ -106,6 +110,7 @@ class Scores:
             source: Keep this source.
             split: Keep this split.
             decoding: Keep this decoding.
+            task: Keep this task.
 
         Raises:
             ScoresError: When a condition is on an absent column or a value it cannot hold.
@@ -118,11 +123,12 @@ class Scores:
                     f"mask must be {len(self)} booleans, got {given.dtype} of shape {given.shape}"
                 )
             keep &= given
-        for name, wanted in (("source", source), ("split", split), ("decoding", decoding)):
+        conditions = {"source": source, "split": split, "decoding": decoding, "task": task}
+        for name, wanted in conditions.items():
             if wanted is None:
                 continue
             column = getattr(self, name)
-            if wanted not in CHOICES[name]:
+            if wanted not in CHOICES.get(name, (wanted,)):
                 raise ScoresError(f"{name} is {either(CHOICES[name])}, got {wanted!r}")
             if column is None:
                 raise ScoresError(f"there is no column '{name}' to look for {wanted!r} in")
@@ -160,7 +166,8 @@ def concat(*scores: Scores) -> Scores:
     """Lay tables end to end.
 
     A column that one of them lacks is filled with "unknown" where it can say so (`source`, `seed`,
-    `steps`, `text`, `prompt`, `split`, `decoding`), and `unscorable` with False, which is exact.
+    `steps`, `text`, `prompt`, `split`, `decoding`, `task`), and `unscorable` with False, which is
+    exact.
 
     Raises:
         ScoresError: When nothing is given, or some but not all have `unit`, `success` or
@@ -238,7 +245,7 @@ def _scores(raw: Mapping[str, Any], source: Source | None) -> Scores:
         raise ScoresError("there are no rows")
     if source is not None:
         raw, rows = _select(raw, rows, source)
-    return _checked(read_columns(raw, rows))
+    return _checked(agreeing(read_columns(raw, rows), rows))
 
 
 def _hold(scores: Scores, columns: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -218,7 +218,7 @@ def _pack(name: str, column: npt.NDArray[Any]) -> Any:
     if name in FLAGS:
         return pa.array(column)
     packed = pa.array(column, type=pa.string())
-    return packed.dictionary_encode() if name in CHOICES or name == "unit" else packed
+    return packed.dictionary_encode() if name in {*CHOICES, "unit", "task"} else packed
 
 
 _FORMATS: Final = {

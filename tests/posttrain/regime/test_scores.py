@@ -29,6 +29,7 @@ VALUES = {
     "prompt": st.none() | st.text(),
     "split": st.sampled_from(["seen", "heldout", None]),
     "decoding": st.sampled_from(["rollout", "deployment", None]),
+    "task": st.none() | st.text(),
 }
 OPTIONAL = [*[*VALUES][1:], "unscorable"]
 JSON = st.recursive(
@@ -48,6 +49,9 @@ def tables(draw):
             row["unscorable"] = draw(st.booleans())
             row["return"] = None if row["unscorable"] else row["return"]
         rows.append(row)
+    tasks = {row.get("unit"): row.get("task") for row in rows}
+    rows = [row | {"task": tasks[row.get("unit")]} if "unit" in row and "task" in row else row
+            for row in rows]  # fmt: skip
     key = ("unit", "seed", "source", "split", "decoding")
     distinct = {tuple(row.get(name) for name in key): row for row in rows}
     return list(distinct.values())
@@ -382,3 +386,19 @@ def test_words_are_shared_across_the_pieces_of_a_parquet_file(tmp_path):
     )
     parquet.write_table(pieces, tmp_path / "a.parquet", row_group_size=1)
     assert read_scores(tmp_path / "a.parquet").source.tolist() == ["policy", None, "dataset"]
+
+
+def test_a_task_is_a_column_that_may_be_unknown(tmp_path):
+    rows = [{"return": 1.0, "unit": "a/0", "task": "a"}, {"return": 0.0, "unit": "b/0"}]
+    scores = Scores.from_rows(rows)
+    assert scores.task.tolist() == ["a", None]
+    assert scores.where(task="a").unit.tolist() == ["a/0"]
+    assert len(scores.where(task="b")) == 0
+    assert concat(scores, Scores([1.0], unit=["c"])).task.tolist() == ["a", None, None]
+    with pytest.raises(ScoresError, match="no column 'task'"):
+        Scores([1.0]).where(task="a")
+
+
+def test_a_unit_of_two_tasks_is_refused():
+    with pytest.raises(ScoresError, match=r"row 3: unit '0' is of task 'b' here and of task 'a'"):
+        Scores([1.0, 0.0, 1.0], unit=["0", "1", "0"], task=["a", "a", "b"])
