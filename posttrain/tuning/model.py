@@ -38,6 +38,7 @@ def load(
     dtype: str = "float32",
     revision: str | None = None,
     quantization: Quantization | None = None,
+    chat: bool = True,
 ) -> tuple[PreTrainedModel, Processing]:
     """A language model with its tokenizer, from a folder or the Hub (safetensors only).
 
@@ -45,7 +46,7 @@ def load(
     was saved is so again.
 
     A model whose configuration says that it answers with text to pictures and text comes with its
-    processor instead.
+    processor instead. `chat` asks for a chat template.
 
     Raises:
         ModelError: nothing there, no safetensors, no chat template, or no padding token.
@@ -60,8 +61,8 @@ def load(
                 f"model.quantization: {str(path)!r} is an adapter, and is merged into its base in "
                 "full precision; leave quantization out, or name the base"
             )
-        model = merged(path, lambda base: load(base, dtype=dtype)[0])
-        return model, processing_of(str(path), None, sees=sees(base_of(path)))
+        model = merged(path, lambda base: load(base, dtype=dtype, chat=chat)[0])
+        return model, processing_of(str(path), None, sees=sees(base_of(path)), chat=chat)
     quantized = {} if quantization is None else {"quantization_config": config_of(quantization)}
     seeing = sees(path, revision)
     maker: Any = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
@@ -71,7 +72,7 @@ def load(
         )
     except (OSError, ValueError, KeyError) as error:
         raise _missing(path, error) from error
-    return model, processing_of(str(path), revision, sees=seeing)
+    return model, processing_of(str(path), revision, sees=seeing, chat=chat)
 
 
 def load_processing(path: str | Path) -> Processing:
@@ -109,7 +110,7 @@ def _missing(path: str | Path, error: Exception) -> ModelError:
     return ModelError(f"model.path: cannot load {str(path)!r}: {first}")
 
 
-def processing_of(path: str, revision: str | None, *, sees: bool) -> Processing:
+def processing_of(path: str, revision: str | None, *, sees: bool, chat: bool = True) -> Processing:
     """The processor of a model that sees, else the tokenizer, with a padding token.
 
     Raises:
@@ -122,7 +123,7 @@ def processing_of(path: str, revision: str | None, *, sees: bool) -> Processing:
         processing = maker.from_pretrained(path, revision=revision)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _missing(path, error) from error
-    if not processing.chat_template:
+    if chat and not processing.chat_template:
         raise ModelError(
             f"model.path: the {'processor' if sees else 'tokenizer'} of {path!r} has no chat "
             "template, so SFT and RL would not see the same text; add chat_template.jinja to the "

@@ -33,15 +33,15 @@ TEMPLATE = (
 )
 
 
-def make_processor(texts: Iterable[str]) -> LlavaProcessor:
-    """A processor of pictures and of the words that occur in `texts`."""
+def make_processor(texts: Iterable[str], *, side: int = SIDE) -> LlavaProcessor:
+    """A processor of pictures of `side` pixels and of the words that occur in `texts`."""
     from transformers import LlavaProcessor
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     tokenizer = tiny.make_tokenizer(texts)
     tokenizer.add_tokens([IMAGE], special_tokens=True)
     tokenizer.chat_template = None
-    pictures = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    pictures = SiglipImageProcessorPil(size={"height": side, "width": side})
     return LlavaProcessor(
         image_processor=pictures,
         tokenizer=tokenizer,
@@ -64,12 +64,13 @@ def make_model(
     )
 
     tokenizer = processor.tokenizer
+    side = int(processor.image_processor.size["height"])
     vision = SiglipVisionConfig(
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=1,
         num_attention_heads=4,
-        image_size=SIDE,
+        image_size=side,
         patch_size=PATCH,
         initializer_range=SPREAD,
         vision_use_head=False,
@@ -94,7 +95,7 @@ def make_model(
         image_token_id=processor.image_token_id,
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
-        image_seq_length=(SIDE // PATCH) ** 2,
+        image_seq_length=(side // PATCH) ** 2,
         tie_word_embeddings=True,
         initializer_range=SPREAD,
         pad_token_id=tokenizer.pad_token_id,
