@@ -48,8 +48,8 @@ def run(
 
 
 def _first_process(kind: str) -> bool:
-    """Whether this process speaks for the run: of a language model's several, the first."""
-    if kind != "llm":
+    """Whether this process speaks for the run: of several, the first."""
+    if kind == "control":
         return True
     from posttrain.tuning.world import current
 

@@ -58,8 +58,7 @@ def take(record: Record, mine: Mapping[str, Any], folder: Path, what: Taken, *, 
         if not (folder / name).is_dir():
             continue
         with replacing_folder(record.path / name) as here:
-            for file in (folder / name).iterdir():
-                shutil.copyfile(file, here / file.name)
+            shutil.copytree(folder / name, here, dirs_exist_ok=True, copy_function=shutil.copyfile)
     for stage in what.stages:
         record.mark(stage, fingerprint=mark, taken_from=folder.name)
 

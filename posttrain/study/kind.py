@@ -102,4 +102,5 @@ KINDS: dict[str, Kind] = {
         settings="control.settings:ControlRecipe", pipeline="control.pipeline", together=True
     ),
     "llm": Kind(settings="posttrain.llm.settings:LlmRecipe", pipeline="posttrain.llm.pipeline"),
+    "vla": Kind(settings="posttrain.vla.settings:VlaRecipe", pipeline="posttrain.vla.pipeline"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -104,16 +104,22 @@ def reuse(path: Path) -> Records:
 
 
 def diagnose_split(
-    scores: Scores, split: str, settings: Settings, flags: tuple[Flag, ...]
+    scores: Scores,
+    split: str,
+    settings: Settings,
+    flags: tuple[Flag, ...],
+    *,
+    decoding: Literal["rollout", "deployment"] = "rollout",
 ) -> Diagnosis:
-    """Diagnose on the prompts that SFT has seen, or has not.
+    """Diagnose on the units that SFT has seen, or has not.
 
-    Held-out rollouts were drawn until the sequential test decided, so that it decides here too.
+    Held-out rollouts were drawn until the sequential test decided, so that it decides here too,
+    wherever both sides have units in common. `decoding` is the one that decides.
     Demonstrations of units that were not rolled out are left out: both sides speak of the same
     prompts.
     """
     mine = scores.where(source="policy", split=split)  # type: ignore[arg-type]
-    policy_side = mine.where(decoding="rollout")
+    policy_side = mine.where(decoding=decoding)
     data = scores.where(source="dataset", split=split)  # type: ignore[arg-type]
     if policy_side.unit is not None and data.unit is not None:
         drawn = np.isin(data.unit, policy_side.unit)
@@ -126,10 +132,13 @@ def diagnose_split(
     }
     if split == "seen" or settings.scores is not None:
         return diagnose(policy_side, data, **common)
-    deployed = mine.where(decoding="deployment")
+    other: Literal["rollout", "deployment"] = "deployment" if decoding == "rollout" else "rollout"
+    beside = mine.where(decoding=other)
+    if not {*unit_means(policy_side.rows())} & {*unit_means(data.rows())}:
+        return diagnose(policy_side, data, deployment=beside, **common)
     state = looks(unit_means(policy_side.rows()), unit_means(data.rows()), settings)
     return sequential.diagnose_sequential(
-        policy_side, data, deployment=deployed, before=state.interval, **common
+        policy_side, data, deployment=beside, before=state.interval, **common
     )
 
 

@@ -39,6 +39,18 @@ class Observations:
         )
 
 
+def join(parts: Sequence[Observations]) -> Observations:
+    """Batches one behind the other; all have the same cameras and sizes."""
+    first = parts[0]
+    return Observations(
+        images={name: np.concatenate([p.images[name] for p in parts]) for name in first.images},
+        instructions=[text for part in parts for text in part.instructions],
+        states=None
+        if first.states is None
+        else np.concatenate([part.states for part in parts if part.states is not None]),
+    )
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Decisions:
     """What a policy decides on n observations: a chunk of actions each."""

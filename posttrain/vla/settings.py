@@ -206,6 +206,8 @@ class DiagnoseSettings:
     starts: int = 500
     minimum: int = 100
     batch: int = 100
+    seen_starts: int = 0
+    """Starts of cloned episodes from which pi_0 is played too; a gate needs those of all."""
     decides: Literal["rollout", "deployment"] = "rollout"
     """Whose J(pi_0) decides; the other stands beside it."""
     scores: str | None = None
