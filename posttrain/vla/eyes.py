@@ -156,7 +156,11 @@ class Eyes:
         return self._prompts[key]
 
     def _whole(self, texts: Sequence[str], seen: Observations) -> dict[str, torch.Tensor]:
-        """What the processor itself makes of a batch."""
+        """What the processor itself makes of a batch; labels are not its business."""
+        found = self._processed(texts, seen)
+        return {name: tensor for name, tensor in found.items() if name != "labels"}
+
+    def _processed(self, texts: Sequence[str], seen: Observations) -> dict[str, torch.Tensor]:
         images = _pictures(seen)
         padding = {"padding": True, "padding_side": "left"}
         if not self.processor.chat_template:

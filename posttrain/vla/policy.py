@@ -19,7 +19,7 @@ from posttrain.vla.actions import FILE, ActionTokenizer
 from posttrain.vla.eyes import Eyes, States
 from posttrain.vla.head import restrict
 from posttrain.vla.observation import Decisions, Observations, Tokens
-from posttrain.vla.sampling import chosen
+from posttrain.vla.sampling import Drawn, speak
 from posttrain.vla.settings import ModelSettings
 from posttrain.vla.tiny_vla import make_tiny
 
@@ -69,36 +69,16 @@ class Policy:
             raise PolicyError(
                 f"draws must be shaped [{len(seen)}, {self.tokens}], got {list(draws.shape)}"
             )
+        ids = torch.tensor(self.tokenizer.ids, device=self.model.device)
         parts = []
         with _still(self.model), torch.no_grad():
             for start in range(0, len(seen), self.at_once):
                 rows = range(start, min(start + self.at_once, len(seen)))
                 some = seen if len(rows) == len(seen) else seen.take(rows)
-                parts.append(self._spoken(self.encode(some), draws[start:], temperature))
+                drawn = Drawn(ids, draws[rows.start : rows.stop], temperature)
+                parts.append(speak(self.model, self.encode(some), drawn, self.tokens))
         tokens = np.concatenate(parts)
         return Decisions(tokens=tokens, actions=self.tokenizer.decode(tokens))
-
-    def _spoken(
-        self, inputs: dict[str, torch.Tensor], draws: npt.NDArray[np.float64], temperature: float
-    ) -> Tokens:
-        ids = torch.tensor(self.tokenizer.ids, device=inputs["input_ids"].device)
-        mask = inputs["attention_mask"]
-        tokens: list[Tokens] = []
-        more = self.tokens > 1
-        out = self.model(**inputs, logits_to_keep=1, use_cache=more)
-        while True:
-            logits = out.logits[:, -1, ids].float().cpu().numpy()
-            tokens.append(chosen(logits, draws[: len(logits), len(tokens)], temperature))
-            if len(tokens) == self.tokens:
-                return np.stack(tokens, axis=1)
-            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-            out = self.model(
-                input_ids=ids[torch.from_numpy(tokens[-1]).to(ids.device)][:, None],
-                attention_mask=mask,
-                past_key_values=out.past_key_values,
-                logits_to_keep=1,
-                use_cache=True,
-            )
 
     def inputs(self, seen: Observations, *, completion: int = 0) -> dict[str, torch.Tensor]:
         """What TRL keeps of rows: `prompt_ids` and `prompt_mask`, padded on the left, and the rest.
@@ -184,17 +164,36 @@ def make_policy(
         ModelError: nothing to load.
         HeadError: a softmax that cannot be restricted.
     """
-    names = names_of(tokenizer)
-    if settings.path == TINY:
-        texts = [settings.prompt, *instructions]
-        model, processor = make_tiny(
-            texts, names, shape=shape, hidden=settings.hidden, layers=settings.layers, seed=seed
-        )
-    else:
-        model, processor = _loaded(settings)
-        _give(model, processor, names, seed)
-    return _assembled(model, processor, tokenizer.placed(_places(processor, model, tokenizer)),
-                      settings.prompt, states)  # fmt: skip
+    if settings.path != TINY:
+        return adopt(*_loaded(settings), tokenizer, settings.prompt, states, seed=seed)
+    model, processor = make_tiny(
+        [settings.prompt, *instructions],
+        names_of(tokenizer),
+        shape=shape,
+        hidden=settings.hidden,
+        layers=settings.layers,
+        seed=seed,
+    )
+    return _assembled(model, processor, tokenizer, settings.prompt, states)
+
+
+def adopt(
+    model: Any,
+    processor: Any,
+    tokenizer: ActionTokenizer,
+    prompt: str = "{instruction}",
+    states: States | None = None,
+    *,
+    seed: int = 0,
+) -> Policy:
+    """Make a policy of a model in memory: give it action tokens and restrict it to them.
+
+    Raises:
+        PolicyError: a vocabulary too small.
+        HeadError: a softmax that cannot be restricted.
+    """
+    _give(model, processor, names_of(tokenizer), seed)
+    return _assembled(model, processor, tokenizer, prompt, states)
 
 
 def _loaded(settings: ModelSettings) -> tuple[Any, Any]:
@@ -261,10 +260,16 @@ def _assembled(
     model: Any, processor: Any, tokenizer: ActionTokenizer, prompt: str, states: States | None
 ) -> Policy:
     tokenizer_of(processor).padding_side = "left"
-    restrict(model, tokenizer.ids)
+    placed = tokenizer.placed(_places(processor, model, tokenizer))
+    if tokenizer.ids and tokenizer.ids != placed.ids:
+        raise PolicyError(
+            f"{FILE}: the action tokens stand elsewhere in this model's vocabulary; its processor "
+            "and weights are not those that were saved with it"
+        )
+    restrict(model, placed.ids)
     suffix = int(model.config.model_type == "paligemma")
     eyes = Eyes(processor=processor, prompt=prompt, states=states, suffix=suffix)
-    return Policy(model=model, eyes=eyes, tokenizer=tokenizer)
+    return Policy(model=model, eyes=eyes, tokenizer=placed)
 
 
 def save(policy: Policy, folder: Path) -> None:

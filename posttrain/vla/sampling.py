@@ -1,10 +1,14 @@
-"""Tokens drawn from logits by given uniform numbers."""
+"""Tokens drawn from logits by given uniform numbers, one after the other."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from posttrain.vla.head import BARRED
 from posttrain.vla.observation import Tokens
 
 
@@ -30,3 +34,74 @@ def chosen(
     below = weights.cumsum(axis=1)
     tokens = (below <= draws[:, None] * below[:, -1:]).sum(axis=1)
     return np.minimum(tokens, logits.shape[1] - 1).astype(np.int64)
+
+
+class Drawn:
+    """Tokens drawn so far, as a model says one after the other."""
+
+    def __init__(
+        self, ids: torch.Tensor, draws: npt.NDArray[np.float64], temperature: float
+    ) -> None:
+        self.ids = ids
+        self.draws = draws
+        self.temperature = temperature
+        self.tokens: list[Tokens] = []
+
+    def say(self, logits: torch.Tensor) -> torch.Tensor:
+        """Draw the next tokens; returns the model's ids of them, `[n, 1]`."""
+        mine = logits[:, self.ids].float().cpu().numpy()
+        tokens = chosen(mine, self.draws[:, len(self.tokens)], self.temperature)
+        self.tokens.append(tokens)
+        return self.ids[torch.from_numpy(tokens).to(self.ids.device)][:, None]
+
+    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """As `generate` asks: scores that leave it the drawn tokens alone."""
+        return torch.full_like(scores, BARRED).scatter(1, self.say(scores), 0)
+
+
+def speak(model: Any, inputs: dict[str, torch.Tensor], drawn: Drawn, tokens: int) -> Tokens:
+    """Let a model say some tokens.
+
+    Args:
+        model: as it is to be asked, without gradients.
+        inputs: prompts, padded on the left, and what belongs to them.
+        drawn: what decides.
+        tokens: how many.
+
+    Returns:
+        Numbers of action tokens, `[n, tokens]`.
+    """
+    if tokens > 1 and _counts_in_three(model):
+        return _generated(model, inputs, drawn, tokens)
+    out = model(**inputs, logits_to_keep=1, use_cache=tokens > 1)
+    said = drawn.say(out.logits[:, -1])
+    mask = inputs["attention_mask"]
+    for _ in range(tokens - 1):
+        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+        out = model(
+            input_ids=said,
+            attention_mask=mask,
+            past_key_values=out.past_key_values,
+            logits_to_keep=1,
+            use_cache=True,
+        )
+        said = drawn.say(out.logits[:, -1])
+    return np.stack(drawn.tokens, axis=1)
+
+
+def _counts_in_three(model: Any) -> bool:
+    """Whether positions have three axes, as Qwen-VL's: then only `generate` continues them."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    return "mrope_section" in rope
+
+
+def _generated(model: Any, inputs: dict[str, torch.Tensor], drawn: Drawn, tokens: int) -> Tokens:
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    settings = GenerationConfig(
+        max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, num_beams=1, use_cache=True
+    )
+    model.generate(
+        **inputs, generation_config=settings, logits_processor=LogitsProcessorList([drawn])
+    )
+    return np.stack(drawn.tokens, axis=1)
