@@ -20,17 +20,12 @@ from posttrain.vla.eyes import Eyes, States
 from posttrain.vla.head import restrict
 from posttrain.vla.observation import Decisions, Observations, Tokens
 from posttrain.vla.sampling import Drawn, speak
-from posttrain.vla.settings import ModelSettings
+from posttrain.vla.settings import ModelSettings, Quantization
 from posttrain.vla.tiny_vla import make_tiny
+from posttrain.vla.vocabulary import PolicyError, give, names_of, places
 
 PROMPT = "prompt.json"
 TINY = "tiny"
-SPREAD = 0.1
-"""Of the rows of new tokens about the mean row, as a share of the rows' own spread."""
-
-
-class PolicyError(ValueError):
-    """A model that cannot be a policy, and why."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -192,7 +187,7 @@ def adopt(
         PolicyError: a vocabulary too small.
         HeadError: a softmax that cannot be restricted.
     """
-    _give(model, processor, names_of(tokenizer), seed)
+    give(model, processor, names_of(tokenizer), seed)
     return _assembled(model, processor, tokenizer, prompt, states)
 
 
@@ -214,53 +209,11 @@ def _loaded(settings: ModelSettings) -> tuple[Any, Any]:
     return model, processor
 
 
-def names_of(tokenizer: ActionTokenizer) -> list[str]:
-    """The tokens that are added to a vocabulary: none in `tail` mode."""
-    return [f"<act_{i}>" for i in range(tokenizer.size)] if tokenizer.vocabulary == "added" else []
-
-
-def _give(model: Any, processor: Any, names: Sequence[str], seed: int) -> None:
-    """Add tokens, whose rows lie close about the mean row, each a little elsewhere."""
-    if not names:
-        return
-    words = tokenizer_of(processor)
-    words.add_tokens(list(names), special_tokens=True)
-    table = model.get_input_embeddings().weight
-    if len(words) > len(table):
-        model.resize_token_embeddings(len(words), mean_resizing=False)
-    new = words.convert_tokens_to_ids(list(names))
-    inward, outward = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    tied = inward.data_ptr() == outward.data_ptr()
-    generator = torch.Generator().manual_seed(seed)
-    for rows in [inward] if tied else [inward, outward]:
-        old = rows.detach()[: min(new)].float()
-        noise = torch.randn(len(new), rows.shape[1], generator=generator).to(old.device)
-        fresh = old.mean(0) + SPREAD * old.std(0) * noise
-        with torch.no_grad():
-            rows[torch.tensor(new, device=rows.device)] = fresh.to(rows.dtype)
-
-
-def _places(processor: Any, model: Any, tokenizer: ActionTokenizer) -> list[int]:
-    words = tokenizer_of(processor)
-    if tokenizer.vocabulary == "added":
-        return list(words.convert_tokens_to_ids(names_of(tokenizer)))
-    padding = getattr(model.config, "pad_to_multiple_of", None)
-    text = model.config.get_text_config()
-    end = text.vocab_size - padding if padding else words.vocab_size
-    found = [end - 1 - token for token in range(tokenizer.size)]
-    if found[-1] < 0 or {*words.all_special_ids} & {*found}:
-        raise PolicyError(
-            f"model.actions.vocabulary: the last {tokenizer.size} of {end} tokens cannot be "
-            "actions, since there are not as many, or special ones are among them; use 'added'"
-        )
-    return found
-
-
 def _assembled(
     model: Any, processor: Any, tokenizer: ActionTokenizer, prompt: str, states: States | None
 ) -> Policy:
     tokenizer_of(processor).padding_side = "left"
-    placed = tokenizer.placed(_places(processor, model, tokenizer))
+    placed = tokenizer.placed(places(processor, model, tokenizer))
     if tokenizer.ids and tokenizer.ids != placed.ids:
         raise PolicyError(
             f"{FILE}: the action tokens stand elsewhere in this model's vocabulary; its processor "
@@ -286,7 +239,9 @@ def save_actions(policy: Policy, folder: Path) -> None:
     (folder / PROMPT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-def load_policy(path: str | Path, *, dtype: str = "float32") -> Policy:
+def load_policy(
+    path: str | Path, *, dtype: str = "float32", quantization: Quantization | None = None
+) -> Policy:
     """A policy from the folder that `save` wrote, or from one with an adapter and both files.
 
     Raises:
@@ -298,7 +253,7 @@ def load_policy(path: str | Path, *, dtype: str = "float32") -> Policy:
     folder = Path(path)
     tokenizer = ActionTokenizer.load(folder)
     prompt, states = _read_prompt(folder / PROMPT)
-    model, processor = models.load(folder, dtype=dtype, chat=False)
+    model, processor = models.load(folder, dtype=dtype, quantization=quantization, chat=False)
     return _assembled(model, processor, tokenizer, prompt, states)
 
 

@@ -6,12 +6,10 @@ Processors that also read videos want torchvision when they are made; the tests 
 from dataclasses import replace
 
 import numpy as np
+import peft
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-peft = pytest.importorskip("peft")
-spaces = pytest.importorskip("gymnasium.spaces")
+import torch
+from gymnasium import spaces
 
 from posttrain.tuning import tiny, tiny_vlm
 from posttrain.tuning.model import token_logps
