@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -41,7 +41,7 @@ Frame = npt.NDArray[np.uint8]
 class ColorGrid(gymnasium.Env[dict[str, Any], Any]):
     """Go to the block of the colour that is named."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 - as gymnasium has it
 
     def __init__(
         self,
@@ -71,14 +71,14 @@ class ColorGrid(gymnasium.Env[dict[str, Any], Any]):
         Raises:
             WorldError: this cannot be laid out.
         """
-        _check(size, blocks, colours, actions, max_steps, cell)
+        _check(
+            size=size, blocks=blocks, colours=colours, actions=actions, max_steps=max_steps,
+            cell=cell,
+        )  # fmt: skip
         self.size, self.blocks, self.cell, self.max_steps = size, blocks, cell, max_steps
         self.names = tuple(COLOURS)[:colours]
-        self.continuous, self.with_state, self.render_mode = (
-            actions == "continuous",
-            state,
-            render_mode,
-        )
+        self.continuous, self.with_state = actions == "continuous", state
+        self.render_mode = render_mode
         side = size * cell
         spaces: dict[str, gymnasium.Space[Any]] = {
             "image": Box(0, 255, (side, side, 3), np.uint8),
@@ -195,29 +195,20 @@ class ColorGrid(gymnasium.Env[dict[str, Any], Any]):
         return picture
 
 
-def _check(size: int, blocks: int, colours: int, actions: str, max_steps: int, cell: int) -> None:
-    def require(condition: bool, option: str, sentence: str) -> None:  # noqa: FBT001
-        if not condition:
-            raise WorldError(f"environment.options.{option}: {sentence}")
-
-    require(size >= 2, "size", f"wanted is at least 2, got {size!r}")
-    require(
-        1 <= colours <= len(COLOURS),
-        "colours",
-        f"wanted is 1 to {len(COLOURS)}, got {colours!r}",
-    )
-    require(
-        1 <= blocks <= min(colours, size**2 - 2),
-        "blocks",
-        f"wanted is 1 to {min(colours, size**2 - 2)}, got {blocks!r}",
-    )
-    require(
-        actions in ("discrete", "continuous"),
-        "actions",
-        f"wanted is 'discrete' or 'continuous', got {actions!r}",
-    )
-    require(max_steps >= 1, "max_steps", f"wanted is at least 1, got {max_steps!r}")
-    require(cell >= 2, "cell", f"wanted is at least 2 pixels, got {cell!r}")
+def _check(
+    *, size: int, blocks: int, colours: int, actions: str, max_steps: int, cell: int
+) -> None:
+    most = min(colours, size**2 - 2)
+    for option, value, fits, wanted in (
+        ("size", size, size >= 2, "at least 2"),
+        ("colours", colours, 1 <= colours <= len(COLOURS), f"1 to {len(COLOURS)}"),
+        ("blocks", blocks, 1 <= blocks <= most, f"1 to {most}"),
+        ("actions", actions, actions in ("discrete", "continuous"), "'discrete' or 'continuous'"),
+        ("max_steps", max_steps, max_steps >= 1, "at least 1"),
+        ("cell", cell, cell >= 2, "at least 2 pixels"),
+    ):
+        if not fits:
+            raise WorldError(f"environment.options.{option}: wanted is {wanted}, got {value!r}")
 
 
 @lru_cache(maxsize=16)
@@ -235,8 +226,8 @@ def _sprites(cell: int) -> dict[str, Frame]:
     row, column = np.mgrid[:cell, :cell] + 0.5
     reach = np.hypot(row - cell / 2, column - cell / 2) / cell
     edge = np.maximum(abs(row - cell / 2), abs(column - cell / 2)) / cell
-    block = (edge <= 0.44) & (reach <= 0.56)
-    agent = reach <= 0.36
+    block = (edge <= 0.43) & (reach <= 0.54)
+    agent = reach <= 0.38
     made: dict[str, Frame] = {}
     for name, colour in {"": FLOOR, **COLOURS}.items():
         ground = _floor(1, cell).copy()
@@ -244,7 +235,7 @@ def _sprites(cell: int) -> dict[str, Frame]:
             ground[block] = colour
             made[name] = ground
         stood = ground.copy()
-        stood[agent & (reach <= (0.24 if name else 1))] = AGENT
+        stood[agent & (reach <= (0.27 if name else 1))] = AGENT
         made[f"{name}*"] = stood
     return made
 

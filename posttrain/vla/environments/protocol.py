@@ -26,6 +26,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 INSTRUCTION, STATE, SUCCESS, TASK = "instruction", "state", "is_success", "task"
+EXPERT, IDLE = "expert_action", "idle_action"
 
 
 class WorldError(ValueError):

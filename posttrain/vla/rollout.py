@@ -1,0 +1,221 @@
+"""Episodes of a policy in its environments, as many at a time as there are slots.
+
+A slot whose episode is over takes the next one, so that a policy decides on full batches. Each
+episode draws from a stream of random numbers of its own: what it does hardly depends on which
+others are played beside it, but for the last bits of a model's arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from posttrain.vla.observation import Actor, Decisions, Observations, Tokens, join
+from posttrain.vla.played import Played, records
+
+if TYPE_CHECKING:
+    from posttrain.vla.environments.fleet import Fleet, Stepped
+
+__all__ = ["Choose", "Keep", "Played", "play", "records", "run"]
+
+Keep = Literal["none", "decisions", "frames"]
+Choose = Callable[[Sequence[int], Sequence[int], Observations], Decisions]
+"""Decides for some slots, which play the episodes at some places and see this."""
+
+
+def play(
+    actor: Actor,
+    fleet: Fleet,
+    seeds: Sequence[int],
+    *,
+    draws: Callable[[int], np.random.Generator],
+    temperature: float,
+    execute: int = 0,
+    keep: Keep = "none",
+    tick: Callable[[int], None] | None = None,
+) -> list[Played]:
+    """Play one episode from each seed.
+
+    Args:
+        actor: the policy.
+        fleet: its environments.
+        seeds: where episodes begin; the same seed may come several times.
+        draws: the stream of random numbers of the episode at a place among `seeds`.
+        temperature: of the sampling; 0 is greedy.
+        execute: actions of a chunk that are carried out before the policy looks again; 0: all.
+        keep: what an episode holds besides its outcome.
+        tick: is told how many episodes are over.
+
+    Returns:
+        The episodes, in the order of `seeds`.
+    """
+    streams: dict[int, np.random.Generator] = {}
+
+    def choose(_: Sequence[int], places: Sequence[int], seen: Observations) -> Decisions:
+        if not temperature:
+            return actor.decide(seen, np.zeros((len(seen), actor.tokens)), temperature=0.0)
+        for place in places:
+            if place not in streams:
+                streams[place] = draws(place)
+        drawn = np.array([streams[place].random(actor.tokens) for place in places])
+        return actor.decide(seen, drawn, temperature=temperature)
+
+    return run(choose, fleet, seeds, execute=execute, keep=keep, tick=tick)
+
+
+def run(
+    choose: Choose,
+    fleet: Fleet,
+    seeds: Sequence[int],
+    *,
+    execute: int = 0,
+    keep: Keep = "none",
+    tick: Callable[[int], None] | None = None,
+) -> list[Played]:
+    """Play one episode from each seed, deciding by a function that also knows slots and places.
+
+    Args:
+        choose: decides for all slots that play.
+        fleet: its environments.
+        seeds: where episodes begin.
+        execute: actions of a chunk that are carried out; 0: all.
+        keep: what an episode holds besides its outcome.
+        tick: is told how many episodes are over.
+    """
+    done: dict[int, Played] = {}
+    playing: dict[int, _Episode] = {}
+    waiting = 0
+    while len(done) < len(seeds):
+        waiting += _fill(playing, fleet, seeds, waiting)
+        before = len(done)
+        done |= _round(choose, fleet, playing, execute=execute, keep=keep)
+        if tick is not None and len(done) > before:
+            tick(len(done))
+    return [done[place] for place in range(len(seeds))]
+
+
+@dataclass(slots=True, eq=False)
+class _Episode:
+    """An episode that is not over."""
+
+    place: int
+    seed: int
+    task: str
+    steps: int = 0
+    rewards: float = 0.0
+    seen: list[Observations] = field(default_factory=list)
+    tokens: list[Tokens] = field(default_factory=list)
+    frames: list[Observations] = field(default_factory=list)
+    actions: list[Any] = field(default_factory=list)
+    gains: list[float] = field(default_factory=list)
+    instruction: str = ""
+
+
+def _fill(playing: dict[int, _Episode], fleet: Fleet, seeds: Sequence[int], waiting: int) -> int:
+    """Give slots that are free the next episodes; say how many began."""
+    free = [slot for slot in range(fleet.size) if slot not in playing]
+    slots = free[: len(seeds) - waiting]
+    if not slots:
+        return 0
+    some = [int(seed) for seed in seeds[waiting : waiting + len(slots)]]
+    tasks = fleet.begin(slots, some)
+    for i, slot in enumerate(slots):
+        playing[slot] = _Episode(waiting + i, some[i], tasks[i])
+    return len(slots)
+
+
+def _round(
+    choose: Choose, fleet: Fleet, playing: dict[int, _Episode], *, execute: int, keep: Keep
+) -> dict[int, Played]:
+    """One decision in every slot, carried out; the episodes that it ended, by place."""
+    slots = sorted(playing)
+    seen = fleet.observe(slots)
+    decided = choose(slots, [playing[slot].place for slot in slots], seen)
+    chunk = decided.actions.shape[1]
+    if execute > chunk:
+        raise ValueError(f"execute: a decision holds {chunk} actions, {execute} were asked for")
+    _note([playing[slot] for slot in slots], seen, decided, keep=keep)
+    ended: dict[int, Played] = {}
+    live = list(range(len(slots)))
+    for k in range(execute or chunk):
+        if keep == "frames":
+            _film(playing, fleet, slots, live)
+        found = fleet.step([slots[i] for i in live], decided.actions[live, k])
+        for i, step in zip(live, found, strict=True):
+            _count(playing[slots[i]], step, decided.actions[i, k], keep=keep)
+        over = [(i, step) for i, step in zip(live, found, strict=True) if _over(step)]
+        if keep == "frames":
+            _film(playing, fleet, slots, [i for i, _ in over])
+        for i, step in over:
+            episode = playing.pop(slots[i])
+            ended[episode.place] = _played(episode, step)
+        live = [i for i, step in zip(live, found, strict=True) if not _over(step)]
+        if not live:
+            break
+    return ended
+
+
+def _note(
+    episodes: Sequence[_Episode], seen: Observations, decided: Decisions, *, keep: Keep
+) -> None:
+    for i, episode in enumerate(episodes):
+        episode.instruction = seen.instructions[i]
+        if keep != "none":
+            episode.seen.append(_row(seen, i))
+            episode.tokens.append(decided.tokens[i])
+
+
+def _over(step: Stepped) -> bool:
+    return step.terminated or step.truncated
+
+
+def _film(
+    playing: Mapping[int, _Episode], fleet: Fleet, slots: Sequence[int], live: Sequence[int]
+) -> None:
+    if not live:
+        return
+    shown = fleet.observe([slots[i] for i in live])
+    for row, i in enumerate(live):
+        playing[slots[i]].frames.append(_row(shown, row))
+
+
+def _count(episode: _Episode, step: Stepped, action: Any, *, keep: Keep) -> None:
+    episode.steps += 1
+    episode.rewards += step.reward
+    if keep == "frames":
+        episode.actions.append(action)
+        episode.gains.append(step.reward)
+
+
+def _row(seen: Observations, i: int) -> Observations:
+    """One row, without a copy."""
+    return Observations(
+        images={name: pixels[i : i + 1] for name, pixels in seen.images.items()},
+        instructions=[seen.instructions[i]],
+        states=None if seen.states is None else seen.states[i : i + 1],
+    )
+
+
+def _played(episode: _Episode, last: Stepped) -> Played:
+    kept: dict[str, Any] = {}
+    if episode.seen:
+        kept |= {"seen": join(episode.seen), "tokens": np.stack(episode.tokens)}
+    if episode.frames:
+        kept |= {
+            "frames": join(episode.frames).images,
+            "actions": np.stack(episode.actions),
+            "gains": np.array(episode.gains, np.float32),
+        }
+    return Played(
+        seed=episode.seed,
+        task=episode.task,
+        instruction=episode.instruction,
+        success=last.success,
+        steps=episode.steps,
+        rewards=episode.rewards,
+        truncated=last.truncated,
+        **kept,
+    )
