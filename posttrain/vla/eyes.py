@@ -58,9 +58,11 @@ class States:
         """
         if states.ndim != 2 or states.shape[1] != len(self.low):
             raise EyesError(f"states must be shaped [n, {len(self.low)}], got {list(states.shape)}")
+        if not np.isfinite(states).all():
+            raise EyesError("states must be finite, got NaN or infinity")
         low, high = np.array(self.low), np.array(self.high)
         width = np.where(high > low, high - low, 1.0)
-        share = (np.nan_to_num(states.astype(np.float64)) - low) / width
+        share = (states.astype(np.float64) - low) / width
         bins = np.clip(np.floor(share * STATE_BINS), 0, STATE_BINS - 1).astype(int)
         return [" ".join(f"{number:03d}" for number in row) for row in bins]
 

@@ -50,7 +50,8 @@ class Drawn:
     def say(self, logits: torch.Tensor) -> torch.Tensor:
         """Draw the next tokens; returns the model's ids of them, `[n, 1]`."""
         mine = logits[:, self.ids].float().cpu().numpy()
-        tokens = chosen(mine, self.draws[:, len(self.tokens)], self.temperature)
+        draws = self.draws[:, len(self.tokens)] if self.temperature else np.zeros(len(mine))
+        tokens = chosen(mine, draws, self.temperature)
         self.tokens.append(tokens)
         return self.ids[torch.from_numpy(tokens).to(self.ids.device)][:, None]
 

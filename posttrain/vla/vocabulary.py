@@ -67,7 +67,8 @@ def places(processor: Any, model: Any, tokenizer: ActionTokenizer) -> list[int]:
     text = model.config.get_text_config()
     end = text.vocab_size - padding if padding else words.vocab_size
     found = [end - 1 - token for token in range(tokenizer.size)]
-    if found[-1] < 0 or {*words.all_special_ids} & {*found}:
+    special = {number for number, token in words.added_tokens_decoder.items() if token.special}
+    if found[-1] < 0 or special & {*found}:
         raise PolicyError(
             f"model.actions.vocabulary: the last {tokenizer.size} of {end} tokens cannot be "
             "actions, since there are not as many, or special ones are among them; use 'added'"
