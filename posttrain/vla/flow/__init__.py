@@ -1,0 +1,1 @@
+"""Flow-matching policies: PI0 of transformers, cloned, evaluated and fine-tuned with RL."""
