@@ -17,7 +17,6 @@ import pyarrow as pa
 from posttrain.vla.demonstrations import Demonstrations, DemonstrationsError, Episode, Origin
 from posttrain.vla.lerobot.info import (
     ACTION,
-    IMAGES,
     REWARD,
     SEED,
     STATE,
@@ -29,9 +28,8 @@ from posttrain.vla.lerobot.info import (
 from posttrain.vla.lerobot.layout import Place, read_places, read_table, read_tasks
 from posttrain.vla.lerobot.stored import StoredPictures
 from posttrain.vla.lerobot.write import NOTES
+from posttrain.vla.roles import cameras
 
-ROLES: Final = ("action", "state", "reward", "success", "seed", "instruction")
-"""What `columns` may name beside cameras."""
 SUCCESSES: Final = (SUCCESS, "success", "is_success")
 Column = npt.NDArray[Any]
 
@@ -75,7 +73,7 @@ def read(folder: Path, columns: Mapping[str, str] | None = None) -> Demonstratio
     info = read_info(folder)
     places = _renumbered(read_places(folder, info))
     source = _Source(folder, info, places, dict(columns or {}))
-    cameras = _cameras(source)
+    views = _cameras(source)
     action = source.named("action", ACTION)
     if action is None:
         raise DemonstrationsError(
@@ -91,7 +89,7 @@ def read(folder: Path, columns: Mapping[str, str] | None = None) -> Demonstratio
         name=notes.get("name", folder.name),
         episodes=_episodes(source, frames),
         actions=_actions(frames[action]),
-        pictures=StoredPictures(folder, places, cameras, fps=info.fps),
+        pictures=StoredPictures(folder, places, views, fps=info.fps),
         states=None if state is None else _table(frames[state]).astype(np.float32, copy=False),
         rewards=None if reward is None else reward.reshape(-1).astype(np.float32, copy=False),
         fps=info.fps,
@@ -117,21 +115,8 @@ def _notes(folder: Path) -> dict[str, Any]:
 
 def _cameras(source: _Source) -> dict[str, tuple[str, Feature]]:
     there = source.info.cameras()
-    said = {name: column for name, column in source.columns.items() if name not in ROLES}
-    for name, column in said.items():
-        if column not in there:
-            raise DemonstrationsError(
-                f"data.columns.{name}: {source.folder} has no pictures in {column!r}; cameras are "
-                f"{', '.join(there) or 'missing'}, and what is no camera reads {', '.join(ROLES)}"
-            )
-    if not there:
-        raise DemonstrationsError(f"{source.folder}: has no column of pictures")
-    chosen = said or {_camera_name(column): column for column in there}
+    chosen = cameras(there, source.columns, str(source.folder))
     return {name: (column, there[column]) for name, column in chosen.items()}
-
-
-def _camera_name(column: str) -> str:
-    return column.removeprefix(IMAGES) if column.startswith(IMAGES) else column.rsplit(".", 1)[-1]
 
 
 def _frame_columns(source: _Source, action: str, state: str | None) -> dict[str, Column]:
