@@ -84,6 +84,11 @@ class Record:
     outcome_scores_file = _Entry("outcome.parquet")
     outcome_file = _Entry("outcome.json")
     report_file = _Entry("report.html")
+    films = _Entry("films")
+    tasks_file = _Entry("tasks.json")
+    signal_file = _Entry("signal.json")
+    parity_file = _Entry("parity.json")
+    floor_file = _Entry("floor.json")
 
     @property
     def metrics(self) -> MetricsLog:
