@@ -81,7 +81,7 @@ def test_a_shortcut_that_would_differ_is_not_taken(eyes):
 
 
 def test_where_no_shortcut_is_right_the_processor_does_it_all(eyes, monkeypatch):
-    monkeypatch.setattr(eyes_of, "_same", lambda wanted, got: False)
+    monkeypatch.setattr(eyes_of, "_same", lambda *_: False)
     shown = seen()
     same(eyes.encode(shown), eyes._whole(eyes.say(shown), shown))
     assert {look.how for look in eyes._looks.values()} == {"processor"}
@@ -140,7 +140,7 @@ def test_a_state_that_never_changes_is_said_all_the_same():
 
 def test_states_and_prompt_must_agree(eyes):
     held = np.zeros((2, 1), dtype=np.float32)
-    with pytest.raises(EyesError, match="does not name {state}"):
+    with pytest.raises(EyesError, match=r"does not name \{state\}"):
         eyes.encode(seen(2, states=held))
     asked = replace(eyes, prompt="{state} {instruction}")
     with pytest.raises(EyesError, match=r"set environment\.state"):

@@ -9,8 +9,8 @@ import torch
 from gymnasium import spaces
 
 from posttrain.tuning import tiny_vlm
-from posttrain.tuning.model import token_logps
 from posttrain.tuning.model import save as save_model
+from posttrain.tuning.model import token_logps
 from posttrain.vla.actions import ActionsError, from_data
 from posttrain.vla.eyes import States
 from posttrain.vla.observation import Observations
