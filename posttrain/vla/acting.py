@@ -28,7 +28,8 @@ from posttrain.tuning.reference import policy_of
 from posttrain.vla.advantage import group_advantages, silent
 from posttrain.vla.head import restrict
 from posttrain.vla.observation import Observations, join
-from posttrain.vla.rollout import Played, play
+from posttrain.vla.played import Played
+from posttrain.vla.rollout import Keep, play
 from posttrain.vla.starts import return_of, unit_of
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Acting:
         """The policy as it is now."""
         return replace(self.policy, model=policy_of(self))
 
-    def episodes(self, rows: Sequence[Mapping[str, Any]], *, use: int, keep: str) -> list[Played]:
+    def episodes(self, rows: Sequence[Mapping[str, Any]], *, use: int, keep: Keep) -> list[Played]:
         """Play an episode from each row's start, with draws that only its place decides."""
         first = len(rows) * int(self.accelerator.process_index)
         key = (self.draws, use, compat.micro_step(self))

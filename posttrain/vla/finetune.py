@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,11 @@ from posttrain.vla.observation import Observations, Tokens, join
 from posttrain.vla.rollout import play
 from posttrain.vla.starts import Start, measuring_starts, seed_of, training_starts
 from posttrain.vla.work import Run
+
+if TYPE_CHECKING:
+    from posttrain.vla.environments.fleet import Fleet
+    from posttrain.vla.played import Played
+    from posttrain.vla.policy import Policy
 
 PROBE = 4
 """What the streams of draws of the gauge are for; `posttrain.vla.acting` has others."""
@@ -125,17 +130,7 @@ def decisions(work: Run, starts: list[Start], rows: int) -> tuple[Observations, 
         seen, tokens = [], []
         for first in range(0, len(starts), fleet.size):
             batch = starts[first : first + fleet.size]
-            for one in play(
-                actor,
-                fleet,
-                [start.seed for start in batch],
-                draws=lambda place, batch=batch: np.random.default_rng(
-                    (work.recipe.seed, PROBE, batch[place].seed)
-                ),
-                temperature=work.recipe.rollout.temperature,
-                execute=work.recipe.model.actions.execute,
-                keep="decisions",
-            ):
+            for one in _probed(work, actor, fleet, batch):
                 seen.append(one.seen)
                 tokens.append(one.tokens)
             if sum(map(len, tokens)) >= rows:
@@ -143,6 +138,21 @@ def decisions(work: Run, starts: list[Start], rows: int) -> tuple[Observations, 
     finally:
         fleet.close()
     return join(seen), np.concatenate(tokens)
+
+
+def _probed(work: Run, actor: Policy, fleet: Fleet, starts: list[Start]) -> list[Played]:
+    def stream(place: int) -> np.random.Generator:
+        return np.random.default_rng((work.recipe.seed, PROBE, starts[place].seed))
+
+    return play(
+        actor,
+        fleet,
+        [start.seed for start in starts],
+        draws=stream,
+        temperature=work.recipe.rollout.temperature,
+        execute=work.recipe.model.actions.execute,
+        keep="decisions",
+    )
 
 
 def again(work: Run, before: Scores) -> Scores:

@@ -6,6 +6,7 @@ nothing, `parity.json` whether RL's environment agrees with the evaluation that 
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def silence(work: Run, scores: Scores) -> None:
     group = int(rl.trainer.get("num_generations", 8))
     held = scores.where(source="policy", split="heldout").where(decoding="rollout")
     found = silent_share(held, group)
-    record.write_json(work.record.path / "signal.json", found.to_dict(), nan_as_null=True)
+    record.write_json(work.record.path / "signal.json", asdict(found), nan_as_null=True)
     progress.say(
         f"Of groups of {group} episodes, {found.share:.0%} ({found.low:.0%} to {found.high:.0%}) "
         "are expected to have equal returns, and teach nothing."
