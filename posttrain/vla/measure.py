@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from posttrain import progress
 from posttrain.record import read_jsonl, write_jsonl
+from posttrain.regime.scores import Scores, concat
 from posttrain.tuning.measured import Records, never, stopping_rule
 from posttrain.vla.rollout import play, records
 from posttrain.vla.starts import Start, seed_of
@@ -95,6 +97,25 @@ def _streams(seed: int, pairs: Sequence[tuple[Start, int]]) -> Callable[[int], n
     return lambda place: np.random.default_rng(
         (seed, DIAGNOSIS, pairs[place][0].seed, pairs[place][1])
     )
+
+
+def side_by_side(
+    demonstrations: Sequence[Mapping[str, Any]], played: Records, max_steps: int
+) -> Scores:
+    """Both sides as one table.
+
+    A demonstration that did not succeed within the limit on steps was truncated. Success is left
+    out where one side does not know it, as somebody else's log may not.
+    """
+    told = [
+        {"truncated": not row["success"] and int(row["steps"]) >= max_steps, **row}
+        for row in demonstrations
+    ]
+    sides = [Scores.from_rows(side) for side in (told, played)]
+    for name in ("success", "truncated", "task"):
+        if any(getattr(side, name) is None for side in sides):
+            sides = [replace(side, **{name: None}) for side in sides]
+    return concat(*sides)
 
 
 def policy(

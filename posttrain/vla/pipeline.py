@@ -16,7 +16,7 @@ import torch
 from posttrain import progress, recipe, record
 from posttrain.intervention.capabilities import VLA_LEARNERS, Capabilities
 from posttrain.record import Record
-from posttrain.regime.scores import Scores, write_scores
+from posttrain.regime.scores import write_scores
 from posttrain.start import Taken, take
 from posttrain.terminal import describe
 from posttrain.tuning import measured, training
@@ -143,11 +143,11 @@ def _sample(work: Run) -> None:
     """Play pi_0 from held-out starts; what it sees and does there is kept for the report."""
     settings = work.recipe.diagnose
     demonstrations = record.read_jsonl(work.record.data / "demonstration_scores.jsonl")
-    if settings.scores is not None:
-        played = measured.reuse(Path(settings.scores))
-    else:
-        fleet = work.fleet()
-        try:
+    fleet = work.fleet()
+    try:
+        if settings.scores is not None:
+            played = measured.reuse(Path(settings.scores))
+        else:
             known = work.starts_of_d(work.heldout)
             count = settings.starts
             if len(known) >= settings.minimum:  # both sides meet at every start
@@ -166,11 +166,12 @@ def _sample(work: Run) -> None:
             )
             if work.world.main:
                 film.film_policy(work, actor, fleet, starts, side="pi0")
-        finally:
-            fleet.close()
+    finally:
+        fleet.close()
     if work.world.main:
         film.film_data(work)
-        write_scores(Scores.from_rows([*demonstrations, *played]), work.record.scores_file)
+        both = measure.side_by_side(demonstrations, played, fleet.max_steps)
+        write_scores(both, work.record.scores_file)
 
 
 def _diagnose(work: Run) -> None:

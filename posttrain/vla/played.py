@@ -88,6 +88,7 @@ def records(
                 "steps": one.steps,
                 "success": one.success,
                 "truncated": one.truncated,
+                "unscorable": False,
                 "prompt": one.instruction,
                 "split": split,
                 "decoding": decoding,
