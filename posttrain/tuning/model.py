@@ -192,6 +192,8 @@ def token_logps(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tenso
     Returns:
         logps [n, length - 1] (0 where masked) and mask [n, length - 1].
     """
+    if getattr(model, "scores_labels", False):  # its tokens are numbers, of which it has no logits
+        return model(**batch).log_probs, batch["labels"][:, 1:] != -100
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     logp, mask = label_logp(model(**inputs).logits, batch["labels"])
     return torch.where(mask, logp, 0), mask

@@ -98,7 +98,11 @@ class Acting:
         self._said: tuple[Tensor, Tensor] | None = None
         self._own = 0
         if self.ref_model is not None:
-            restrict(self.ref_model, policy.tokenizer.ids)
+            self._read_again(self.ref_model)
+
+    def _read_again(self, reference: Any) -> None:
+        """Have a model that TRL read from pi_0's folder speak as the policy does."""
+        restrict(reference, self.policy.tokenizer.ids)
 
     def own_rows(self) -> list[bool]:
         """Which rows of the newest batch the policy played itself: all."""

@@ -10,9 +10,11 @@ log-probabilities is the loss that PI0 is pretrained with.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,7 +55,13 @@ class Spoken(ModelOutput):
     loss: Tensor | None = None
     log_probs: Tensor | None = None
     """`[n, length - 1]`, 0 where nothing is labelled, as TRL's fused heads have it."""
+    label_mask: Tensor | None = None
+    """Where something is, likewise."""
     entropy: Tensor | None = None
+    is_top1: Tensor | None = None
+    """0: no number is the likeliest of a vocabulary."""
+    means: Tensor | None = None
+    """Where each number of a chain was expected, likewise; 0 for demonstrations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,9 @@ class FlowPI0(PI0ForConditionalGeneration):
     PI0 pads actions with zeros to `max_action_dim`, where x_t = t e is known: those numbers are
     set to it at every step, and belong to no chain and no loss.
     """
+
+    scores_labels = True
+    """What tells a trainer that it has log-probabilities of labels, and no logits."""
 
     @property
     def size(self) -> int:
@@ -127,9 +138,10 @@ class FlowPI0(PI0ForConditionalGeneration):
             return super().forward(input_ids=input_ids, attention_mask=attention_mask, **inputs)
         said = labels != -100
         numbers = read_tokens(input_ids[said]).view(len(input_ids), -1)
+        means = torch.zeros_like(numbers)
         seen = self._split(input_ids, attention_mask, said)
         if numbers.shape[1] == self.chain_tokens:
-            found = self.chain_log_probs(self.read(*seen, **inputs), numbers)
+            found, means = self.chain_log_probs(self.read(*seen, **inputs), numbers)
         elif numbers.shape[1] == self.action_tokens:
             found = -self.flow_loss(self.read(*seen, **inputs), numbers)
         else:
@@ -137,9 +149,16 @@ class FlowPI0(PI0ForConditionalGeneration):
                 f"labels: a row must hold a chain ({self.chain_tokens} numbers) or an action "
                 f"({self.action_tokens}), got {numbers.shape[1]}"
             )
-        log_probs = found.new_zeros(said[:, 1:].shape)
-        log_probs[said[:, 1:]] = found.flatten()
-        return Spoken(loss=-found.mean(), log_probs=log_probs, entropy=torch.zeros_like(log_probs))
+        mask = said[:, 1:]
+        nothing = found.new_zeros(mask.shape)
+        return Spoken(
+            loss=-found.mean(),
+            log_probs=nothing.masked_scatter(mask, found),
+            label_mask=mask,
+            entropy=nothing,
+            is_top1=nothing.bool(),
+            means=nothing.masked_scatter(mask, means),
+        )
 
     def _split(self, ids: Tensor, mask: Tensor, said: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Prompt ids, their mask, and the state, which stands right before what is said."""
@@ -151,6 +170,15 @@ class FlowPI0(PI0ForConditionalGeneration):
         keep = int((first - count).max())
         mask = torch.where(prompt, mask, 0)[:, :keep]
         return torch.where(prompt, ids, 0)[:, :keep], mask, state
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Write a folder that says PI0, which it is for everyone else."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        file = Path(save_directory) / "config.json"
+        if file.is_file():
+            config = json.loads(file.read_text(encoding="utf-8"))
+            config["architectures"] = [PI0ForConditionalGeneration.__name__]
+            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def read(self, ids: Tensor, mask: Tensor, state: Tensor, **inputs: Any) -> Prefix:
         """Look at pictures and words.
@@ -193,8 +221,10 @@ class FlowPI0(PI0ForConditionalGeneration):
             )
         return out.logits.float()
 
-    def chain_log_probs(self, prefix: Prefix, numbers: Tensor) -> Tensor:
-        """Log-probabilities of chains, `[n, chain_tokens]`; 0 for the noise that they start from.
+    def chain_log_probs(self, prefix: Prefix, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of chains and their means, `[n, chain_tokens]` each.
+
+        Both are 0 for the noise that a chain starts from, in which the model has no say.
 
         All steps are scored in one pass of the action expert.
         """
@@ -208,8 +238,9 @@ class FlowPI0(PI0ForConditionalGeneration):
         t, deviation = t.unsqueeze(-1), deviation.unsqueeze(-1)
         mean = step_mean(self.chain, x, velocity, t, deviation)[..., : self.size]
         found = step_log_prob(states[:, 1:, :, : self.size].transpose(0, 1), mean, deviation)
-        rest = found.transpose(0, 1).flatten(1)
-        return torch.cat([rest.new_zeros(n, self.start_tokens), rest], dim=1)
+        start = found.new_zeros(n, self.start_tokens)
+        said = [torch.cat([start, x.transpose(0, 1).flatten(1)], dim=1) for x in (found, mean)]
+        return said[0], said[1]
 
     def unpack(self, numbers: Tensor) -> Tensor:
         """States of chains, `[n, steps + 1, chunk, max_action_dim]`, from `[n, chain_tokens]`."""
@@ -269,6 +300,16 @@ class FlowPI0(PI0ForConditionalGeneration):
                 float(config.time_sampling_beta_alpha), float(config.time_sampling_beta_beta)
             ).sample((n,))
         return noise, beta * config.time_sampling_scale + config.time_sampling_offset
+
+
+def speak(model: Any) -> FlowPI0:
+    """Have a model score numbers again where TRL gave it a head, or read it as plain PI0.
+
+    TRL's fused head stands in `model.forward`, where it would look for a vocabulary.
+    """
+    vars(model).pop("forward", None)
+    model.__class__ = FlowPI0
+    return model
 
 
 @contextmanager

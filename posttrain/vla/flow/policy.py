@@ -46,6 +46,11 @@ class FlowPolicy:
         return self.model.chain_tokens
 
     @property
+    def processor(self) -> PreTrainedTokenizerBase:
+        """What a trainer keeps beside the model's checkpoints."""
+        return self.words
+
+    @property
     def chunk(self) -> int:
         """Actions of one decision."""
         return int(self.model.config.chunk_size)
