@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import lru_cache
+from string import ascii_lowercase
 from typing import Any, Literal
 
 import gymnasium
@@ -82,7 +83,7 @@ class ColorGrid(gymnasium.Env[dict[str, Any], Any]):
         side = size * cell
         spaces: dict[str, gymnasium.Space[Any]] = {
             "image": Box(0, 255, (side, side, 3), np.uint8),
-            "instruction": Text(64),
+            "instruction": Text(64, charset=ascii_lowercase + " "),
         }
         if state:
             spaces["state"] = Box(0.0, 1.0, (2,), np.float32)

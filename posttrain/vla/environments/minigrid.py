@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from string import printable
 from typing import Any
 
 import gymnasium
@@ -67,7 +68,7 @@ class MiniGridWorld(gymnasium.Env[dict[str, Any], int]):
         self.render_mode = "rgb_array"
         height, width = grid.height * tile, grid.width * tile
         self.observation_space = Dict(
-            {"image": Box(0, 255, (height, width, 3), np.uint8), "instruction": Text(LONGEST)}
+            {"image": Box(0, 255, (height, width, 3), np.uint8), "instruction": Text(LONGEST, charset=printable)}
         )
         self.action_space = Discrete(len(self.names))  # type: ignore[assignment]
         self.bot: Any = None
