@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from posttrain.record import Record, RecordError, read_json, read_jsonl
 from posttrain.report import words
@@ -15,6 +15,27 @@ if TYPE_CHECKING:
 
     from posttrain.regime.diagnosis import Diagnosis
     from posttrain.regime.scores import Scores
+    from posttrain.regime.tasks import TaskDiagnosis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Robot:
+    """What only a robot policy's record holds."""
+
+    films: tuple[Mapping[str, Any], ...] = ()
+    """Rows of `films/index.json`, whose files stand in `folder`."""
+    folder: Path | None = None
+    tasks: TaskDiagnosis | None = None
+    signal: Mapping[str, Any] | None = None
+    """The share of groups without signal that RL should expect."""
+    parity: Mapping[str, Any] | None = None
+    """RL's first evaluation beside the diagnosis'."""
+    account: str | None = None
+    """How the returns of D are known."""
+    origin: str | None = None
+    """Where D comes from."""
+    floor: Mapping[str, Any] | None = None
+    """What a policy returns that acts at random."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,18 +64,23 @@ class Evidence:
     environment: Mapping[str, Any] | None = None
     recipe: str | None = None
     kind: str | None = None
-    """Of the recipe: llm, control."""
+    """Of the recipe: llm, control, vla."""
+    decides: Literal["rollout", "deployment"] = "rollout"
+    """The decoding whose J(pi_0) decides."""
+    robot: Robot = field(default_factory=Robot)
 
     @property
     def terms(self) -> words.Terms:
         """What this kind of run calls things."""
-        return words.CONTROL if self.kind == "control" else words.LLM
+        return words.TERMS.get(self.kind or "llm", words.LLM)
 
     @property
     def noun(self) -> str:
         """What a unit is called on the page."""
         if self.kind == "control":
             return "episodes"
+        if self.kind == "vla":
+            return "starts"
         return "prompts" if self.has_prompts else "units"
 
     @property
@@ -75,6 +101,7 @@ def read_evidence(folder: Path) -> Evidence:
     diagnosis = record.diagnosis()
     policy = scores.where(source="policy") if scores is not None else None
     dataset = scores.where(source="dataset") if scores is not None else None
+    told = record.recipe() or {}
     return Evidence(
         name=folder.resolve().name,
         diagnosis=diagnosis or _diagnose(policy, dataset, folder),
@@ -93,8 +120,44 @@ def read_evidence(folder: Path) -> Evidence:
         alternatives=_json(folder / "alternatives.json"),
         environment=record.environment(),
         recipe=record.recipe_file.read_text() if record.recipe_file.exists() else None,
-        kind=(record.recipe() or {}).get("kind"),
+        kind=told.get("kind"),
+        decides=_mapping(told.get("diagnose")).get("decides", "rollout"),
+        robot=_robot(record) if told.get("kind") == "vla" else Robot(),
     )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _robot(record: Record) -> Robot:
+    """Read what a robot policy's run has beside what every run has.
+
+    Raises:
+        RecordError: a file holds something else than it should.
+    """
+    films = record.films / "index.json"
+    return Robot(
+        films=tuple(read_json(films)) if films.exists() else (),
+        folder=record.films,
+        tasks=_tasks(record.tasks_file),
+        signal=_json(record.signal_file),
+        parity=_json(record.parity_file),
+        account=_mapping(_json(record.data / "account.json")).get("text"),
+        origin=_mapping(_json(record.data / "about.json")).get("account"),
+        floor=_json(record.floor_file),
+    )
+
+
+def _tasks(path: Path) -> TaskDiagnosis | None:
+    from posttrain.regime.tasks import TaskDiagnosis
+
+    if not path.exists():
+        return None
+    try:
+        return TaskDiagnosis.from_dict(read_json(path))
+    except (TypeError, ValueError) as error:
+        raise RecordError(f"{path}: not a diagnosis by task: {error}") from None
 
 
 def _json(path: Path) -> Mapping[str, Any] | None:
@@ -113,12 +176,12 @@ def _diagnose(policy: Scores | None, dataset: Scores | None, folder: Path) -> Di
     return diagnose(deciding(policy), deciding(dataset))
 
 
-def deciding(scores: Scores) -> Scores:
+def deciding(scores: Scores, decoding: Literal["rollout", "deployment"] = "rollout") -> Scores:
     """Rows of the split and decoding that decide: held-out and rollout, where they are marked."""
     if scores.split is not None and (scores.split == "heldout").any():
         scores = scores.where(split="heldout")
-    if scores.decoding is not None and (scores.decoding == "rollout").any():
-        scores = scores.where(decoding="rollout")
+    if scores.decoding is not None and (scores.decoding == decoding).any():
+        scores = scores.where(decoding=decoding)
     return scores
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from posttrain.report.measure import BINS, NEVER, ROWS, Estimate, Floats, PassCurve, UnitMap
 from posttrain.report.style import DATA, INK, PAPER, PI0, RULE, SIZE, SOFT, TUNED, Colour
-from posttrain.report.words import LLM, Terms
+from posttrain.report.words import CONTROL, LLM, Terms
 
 Points = tuple[Floats, Floats]
 """Steps and values. [n], [n]"""
@@ -202,7 +202,7 @@ def loss_curve(
         steps, losses = points
         colour = SOFT if label == "training" else PI0
         ax.plot(steps, losses, style, color=colour.light, ms=4, lw=1.4)
-        told = label if terms == LLM else ""
+        told = "" if terms == CONTROL else label
         ax.annotate(told, (steps[-1], losses[-1]), (5, 0), textcoords="offset points",
                     va="center", color=colour.light, annotation_clip=False)  # fmt: skip
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))

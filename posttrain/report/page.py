@@ -12,8 +12,11 @@ from posttrain.record import write_text
 from posttrain.report import section as s
 from posttrain.report.evidence import Evidence, read_evidence
 from posttrain.report.part_episodes import episodes
+from posttrain.report.part_films import films
 from posttrain.report.part_plan import integrity, plan
 from posttrain.report.part_recipe import recipe
+from posttrain.report.part_starts import starts
+from posttrain.report.part_tasks import tasks
 from posttrain.report.part_training import outcome, training
 from posttrain.report.part_units import recoverability, returns, units
 from posttrain.report.part_verdict import verdict
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 PARTS = (verdict, units, recoverability, returns, integrity, plan, training, outcome, recipe)
 """The sections, in the order of the page."""
 CONTROL_PARTS = (verdict, episodes, integrity, plan, training, outcome, recipe)
+VLA_PARTS = (verdict, tasks, starts, films, integrity, plan, training, outcome, recipe)
+PARTS_OF = {"control": CONTROL_PARTS, "vla": VLA_PARTS}
 
 
 def write_report(folder: Path) -> Path:
@@ -41,8 +46,7 @@ def write_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     evidence = read_evidence(folder)
-    parts = CONTROL_PARTS if evidence.kind == "control" else PARTS
-    sections = [part(evidence) for part in parts]
+    sections = [part(evidence) for part in PARTS_OF.get(evidence.kind or "llm", PARTS)]
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
     for part in sections:

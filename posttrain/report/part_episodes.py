@@ -31,14 +31,20 @@ def episodes(evidence: Evidence) -> Section:
     policy, dataset = evidence.policy, evidence.dataset
     if policy is None or dataset is None or not len(policy) or not len(dataset):
         return Section(key=key, title=title, absent="The record holds no scores of both sides.")
-    plots = {"returns": _histograms(policy, dataset, evidence)}
-    sides = [_side(name, scores) for name, scores in (("π₀", policy), ("D", dataset))]
+    plots = {"returns": histograms(policy, dataset, evidence)}
+    sides = [side(name, scores) for name, scores in (("π₀", policy), ("D", dataset))]
     if policy.success is not None:
-        plots["tries"] = _tries(policy)
-    return Section(key=key, title=title, body={"sides": sides}, plots=plots)
+        plots["tries"] = tries(policy)
+    return Section(
+        key=key,
+        title=title,
+        body={"sides": sides, "account": None, "floor": None, "signal": None},
+        plots=plots,
+    )
 
 
-def _side(name: str, scores: Scores) -> dict[str, Any]:
+def side(name: str, scores: Scores) -> dict[str, Any]:
+    """A row of the table: returns, lengths and successes of some episodes."""
     known = scores.scorable.returns
     steps = None if scores.steps is None else scores.steps[scores.steps >= 0]
     found: dict[str, Any] = {
@@ -58,7 +64,8 @@ def _side(name: str, scores: Scores) -> dict[str, Any]:
     return found
 
 
-def _histograms(policy: Scores, dataset: Scores, evidence: Evidence) -> Plot:
+def histograms(policy: Scores, dataset: Scores, evidence: Evidence) -> Plot:
+    """Both sides' returns on shared bins."""
     mine, theirs = policy.scorable.returns, dataset.scorable.returns
     told = ("each of {:,} episodes", "each of {:,} episodes")
     return Plot(
@@ -76,7 +83,8 @@ def _histograms(policy: Scores, dataset: Scores, evidence: Evidence) -> Plot:
     )
 
 
-def _tries(policy: Scores) -> Plot:
+def tries(policy: Scores) -> Plot:
+    """The chance that some of k episodes succeeds."""
     won, n = int(np.count_nonzero(np.asarray(policy.success))), len(policy)
     k = np.array([2**i for i in range(MOST.bit_length())])
     rate, (low, high) = won / n, clopper_pearson(won, n)

@@ -65,7 +65,7 @@ def _loss_plot(training: Points | None, heldout: Points | None, terms: words.Ter
         name="sft-loss",
         draw=partial(figures.loss_curve, training=training, heldout=heldout, terms=terms),
         alt="; ".join(told).capitalize() + ".",
-        caption=caption if terms == words.LLM else "One run, on rows of D.",
+        caption="One run, on rows of D." if terms == words.CONTROL else caption,
         size=(368, 200),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from posttrain.regime.diagnosis import Diagnosis
+    from posttrain.regime.verdict import DecodingGap
     from posttrain.report.evidence import Evidence
 
 
@@ -37,12 +39,22 @@ def verdict(evidence: Evidence) -> Section:
             "control": evidence.kind == "control",
             "level": round(100 * (1 - 2 * d.alpha)),
             "seen": evidence.seen,
-            "decodings": [o for o in d.decodings if o.name != "rollout"],
+            "decodings": _others(evidence),
+            "decides": evidence.decides,
             "diagnosed_here": evidence.diagnosed_here,
             "differs": str(d.regime) != str(d.paper_regime),
         },
         plots={"band": _band(evidence), "levels": _levels(evidence)},
     )
+
+
+def _others(evidence: Evidence) -> list[DecodingGap]:
+    """Gaps under the decoding that does not decide, by its name.
+
+    A diagnosis calls the one that it was given to decide `rollout`, and the other `deployment`.
+    """
+    beside = "deployment" if evidence.decides == "rollout" else "rollout"
+    return [replace(o, name=beside) for o in evidence.diagnosis.decodings if o.name != "rollout"]
 
 
 def _alternatives(evidence: Evidence) -> dict[str, float]:
@@ -61,8 +73,8 @@ def _alternatives(evidence: Evidence) -> dict[str, float]:
 def _gap_rows(evidence: Evidence) -> Iterator[Row]:
     d = evidence.diagnosis
     main = _estimate(d.gap, d.interval, d.units)
-    others = [o for o in d.decodings if o.name != "rollout"]
-    where = [w for w, said in (("rollout", others), ("held out", evidence.seen)) if said]
+    others = _others(evidence)
+    where = [w for w, said in ((evidence.decides, others), ("held out", evidence.seen)) if said]
     yield Row(_label(", ".join(where) or "gap", main, evidence.noun), main)
     for other in others:
         e = _estimate(other.gap, other.interval, d.units)

@@ -74,6 +74,18 @@ CONTROL: Final = Terms(
     reward="return",
 )
 
+VLA: Final = Terms(
+    pretraining="SFT",
+    step="RL step",
+    returned="held-out return",
+    unit_of_nll="nats a token",
+    losses="loss, nats a token",
+    batch="batch",
+    reward="return",
+)
+TERMS: Final = {"llm": LLM, "control": CONTROL, "vla": VLA}
+"""By kind of recipe."""
+
 TESTS: Final = {
     "paired": "paired by unit",
     "welch": "Welch, two independent samples",
@@ -94,6 +106,9 @@ FLAGS: Final = {
     "unpaired": "The two sides could not be paired",
     "few_units": "Few units",
     "unbounded": "No bounds to test from",
+    "tasks_differ": "Tasks differ",
+    "few_tasks": "Few tasks",
+    "tasks_left_out": "Tasks are left out",
     "no_variance": "Nothing varies, and nothing is bounded",
 }
 
