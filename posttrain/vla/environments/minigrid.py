@@ -68,7 +68,10 @@ class MiniGridWorld(gymnasium.Env[dict[str, Any], int]):
         self.render_mode = "rgb_array"
         height, width = grid.height * tile, grid.width * tile
         self.observation_space = Dict(
-            {"image": Box(0, 255, (height, width, 3), np.uint8), "instruction": Text(LONGEST, charset=printable)}
+            {
+                "image": Box(0, 255, (height, width, 3), np.uint8),
+                "instruction": Text(LONGEST, charset=printable),
+            }
         )
         self.action_space = Discrete(len(self.names))  # type: ignore[assignment]
         self.bot: Any = None
