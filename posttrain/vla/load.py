@@ -31,10 +31,12 @@ def load(data: DataSettings, environment: EnvironmentSettings) -> tuple[Demonstr
         DemonstrationsError: D cannot be read, is too small, or does not fit the environment.
     """
     if data.path == "made":
-        from posttrain.vla.maker import make
-
-        found = make(environment, data)
-        return found, _account(found, found, "made here", data)
+        return _made(data, environment)
+    if data.options:
+        raise DemonstrationsError(
+            f"data.options: only what is `made` takes them, got {', '.join(data.options)} for "
+            f"{data.path}"
+        )
     found, kind = _source(data)
     ordered = _split(found, data)
     _check_against(ordered, environment)
