@@ -81,6 +81,8 @@ def _adapted(module: str, options: dict[str, Any], name: str) -> Env:
             f"pip install 'posttrain[{module}]', or name an interpreter that has it in "
             "environment.python"
         ) from error
+    except TypeError as error:
+        raise WorldError(f"environment.options: {name} does not take them: {error}") from error
     return made
 
 

@@ -68,6 +68,8 @@ def test_what_is_missing_is_said():
     world = make_env(settings("BabyAI-PickupDistDebug-v0", actions=WALK, max_steps=50))
     with pytest.raises(WorldError, match="needs 'pickup', which is left out"):
         play_bot(world)
+    with pytest.raises(WorldError, match=r"environment\.options: .*tiles"):
+        make_env(settings(tiles=4))
     bare = make_env(settings("MiniGrid-Empty-5x5-v0"))
     bare.reset(seed=0)
     with pytest.raises(WorldError, match="has no expert"):

@@ -9,6 +9,7 @@ from posttrain.vla.environments.make import make_fleet
 from posttrain.vla.maker import Disturbances, demonstrator
 from posttrain.vla.observation import Decisions
 from posttrain.vla.rollout import play, records, run
+from posttrain.vla.scripted import Random
 from posttrain.vla.settings import EnvironmentSettings, ReturnSettings
 
 
@@ -147,3 +148,15 @@ def test_rows_are_scores_with_the_return_that_was_chosen():
         "truncated": False, "unscorable": False, "prompt": found[0].instruction, "split": "seen",
         "decoding": "deployment",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("actions", "low", "high"), [("discrete", 0.24, 0.34), ("continuous", 0.2, 0.34)]
+)
+def test_chance_gets_as_far_as_is_documented(actions, low, high):
+    fleet = make_fleet(EnvironmentSettings(options={"actions": actions}))
+    chance = Random(fleet.action_space)
+    found = play(chance, fleet, range(1500), draws=streams, temperature=1.0)
+    assert low < np.mean([one.success for one in found]) < high
+    with pytest.raises(ValueError, match="random actions are not greedy"):
+        play(chance, fleet, [0], draws=streams, temperature=0)
