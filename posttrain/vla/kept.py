@@ -57,7 +57,7 @@ def kept_of(
         frames=frames,
         policy=policy,
         units=tuple(units[i] for i in frames.episode),
-        lengths=np.full(len(frames), policy.tokens, dtype=np.int64),
+        lengths=np.full(len(frames), frames.tokens.shape[1], dtype=np.int64),
         rows=batch,
         weight=ramp(replay.weight),
         token_weight=replay.token_weight,

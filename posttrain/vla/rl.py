@@ -148,7 +148,7 @@ def trainer_of(
     """
     settings, given, found = job.settings, job.experience, map_for(job)
     starts = given.rows if found is None else found.learnable(given.rows)
-    trainer = PlanVLATrainer(
+    trainer = _kind(policy)(
         model=policy.model,
         reward_funcs=_unused,
         args=config,
@@ -176,6 +176,15 @@ def trainer_of(
         raise PlanError("model: no parameter is trainable; RL would change nothing")
     trainer.recorder = recorder
     return trainer
+
+
+def _kind(policy: Any) -> type[PlanVLATrainer]:
+    """The trainer of a policy of tokens, or of a flow, which scores its labels itself."""
+    if not getattr(policy.model, "scores_labels", False):
+        return PlanVLATrainer
+    from posttrain.vla.flow.trainer import FlowVLATrainer
+
+    return FlowVLATrainer
 
 
 def map_for(job: Job) -> Map | None:

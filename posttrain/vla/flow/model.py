@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PI0ForConditionalGeneration
+from transformers import GenerationConfig, PI0ForConditionalGeneration
 from transformers.utils import ModelOutput
 
 from posttrain.vla.flow.chain import Chain, FlowError, grid, step_log_prob, step_mean
@@ -85,6 +85,11 @@ class FlowPI0(PI0ForConditionalGeneration):
 
     scores_labels = True
     """What tells a trainer that it has log-probabilities of labels, and no logits."""
+
+    def __init__(self, config: PI0Config) -> None:
+        """Make PI0, and what TRL looks for in every model and a flow has no use for."""
+        super().__init__(config)
+        self.generation_config = GenerationConfig()
 
     @property
     def size(self) -> int:
