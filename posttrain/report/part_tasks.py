@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 MOST: Final = 25
 """Tasks that are drawn; of more, the lowest and the highest."""
-NAME: Final = (30, 46)
-"""Letters of a task's name in the narrow and in the wide drawing."""
 
 
 def tasks(evidence: Evidence) -> Section:
@@ -75,12 +73,11 @@ def _plot(found: TaskDiagnosis, shown: Sequence[TaskGap], left_out: int) -> Plot
     )
     gone = f"; {left_out} tasks between them are left out" if left_out else ""
     height = 84 + 24 * (len(rows) + 1 + bool(left_out))
-    drawn = partial(
-        task_gaps, rows=rows, mean=mean, margin=found.margin, between=between, left_out=left_out
-    )
     return Plot(
         name="task-gaps",
-        draw=partial(drawn, letters=NAME[0]),
+        draw=partial(
+            task_gaps, rows=rows, mean=mean, margin=found.margin, between=between, left_out=left_out
+        ),
         alt=f"Gap of each task with its interval: {told}{gone}.",
         caption="Faint: the task's own gap. Strong: the gap drawn to the other tasks' as far as "
         f"tasks agree, with its {100 * (1 - 2 * found.alpha):g}% interval. Between the dashed "

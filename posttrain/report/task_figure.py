@@ -23,6 +23,11 @@ REGIMES: Final = {
 """A colour and a shape by regime; what is undecided is drawn hollow."""
 
 
+NAME: Final = 22
+"""Letters of a task's name in a drawing that is narrower than `NARROW`; twice as many in others."""
+NARROW: Final = 500
+
+
 @dataclass(frozen=True, slots=True)
 class Gap:
     """A task's gap with its interval, and its own before pooling."""
@@ -43,7 +48,6 @@ def task_gaps(
     *,
     between: int | None = None,
     left_out: int = 0,
-    letters: int = 40,
 ) -> None:
     """Tasks from the lowest gap to the highest, and their mean below a line."""
     places = [i + (between is not None and i >= between) for i in range(len(rows))]
@@ -54,6 +58,7 @@ def task_gaps(
     ax.set_ylim(bottom + 0.7, -0.8)
     ax.axhline(bottom - 0.58, color=SOFT.light, lw=0.8)
     ticks = [*places, bottom]
+    letters = NAME if ax.figure.bbox.width * 72 / ax.figure.dpi < NARROW else 2 * NAME
     names = [*(_short(row.name, letters) for row in rows), mean.name]
     if between is not None:
         ticks.insert(between, between)
