@@ -136,7 +136,9 @@ def _pictures(reel: Reel, places: Sequence[int], width: int) -> Iterator[Image]:
         ended = place == final
         views = [_sized(pixels[row], width) for pixels in cameras.values()]
         yield _framed(
-            views, place / max(final, 1), *(MARKS[reel.success] if ended else (GROUND, ()))
+            views,
+            1.0 if ended else place / final,
+            *(MARKS[reel.success] if ended else (GROUND, ())),
         )
 
 
