@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
-from posttrain import card_cli, preflight_cli, probe_cli, study_cli
-from posttrain.ending import BAD_INPUT, UNDECIDED, guarded, leave, rank
+from posttrain import card_cli, diagnose_cli, preflight_cli, probe_cli, study_cli
+from posttrain.diagnose_cli import DatasetFile, Json, PolicyFile, Source
+from posttrain.ending import BAD_INPUT, guarded, leave, rank
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from posttrain.inputs import Sides
-    from posttrain.regime.diagnosis import Diagnosis
 
 app = typer.Typer(
     name="posttrain",
@@ -31,15 +28,6 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[FIELD=VALUE]...", help="Such as rl.steps=10 or seed=1."),
 ]
-Source = Annotated[
-    Path | None,
-    typer.Argument(
-        help="A run's folder, or one score file whose column 'source' tells sides apart."
-    ),
-]
-PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Scores of pi_0.")]
-DatasetFile = Annotated[Path | None, typer.Option("--dataset", help="Scores of the dataset.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the machine form and nothing else.")]
 
 
 def verb(function: Callable[P, None]) -> Callable[P, None]:
@@ -65,102 +53,7 @@ def main(
     """Diagnose a pretrained policy against its dataset, then choose how RL keeps them."""
 
 
-@verb
-def diagnose(
-    *,
-    source: Source = None,
-    policy: PolicyFile = None,
-    dataset: DatasetFile = None,
-    deployment: Annotated[
-        Path | None, typer.Option(help="Scores of pi_0 under the decoding it is deployed with.")
-    ] = None,
-    margin: Annotated[
-        float | None, typer.Option(help="Smallest gap that matters; 0.05 if not said.")
-    ] = None,
-    alpha: Annotated[
-        float | None, typer.Option(help="Chance of a wrong verdict; 0.05 if not said.")
-    ] = None,
-    scale: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            metavar="LOW HIGH", help="Lowest and highest possible return; 0 1 if not said."
-        ),
-    ] = None,
-    unbounded: Annotated[
-        bool,
-        typer.Option(
-            "--unbounded", help="The scale is two returns to compare with, and bounds nothing."
-        ),
-    ] = False,
-    sequential: Annotated[
-        bool,
-        typer.Option(
-            "--sequential", help="Stay valid however often you look while the files grow."
-        ),
-    ] = False,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML page here.")] = None,
-    json: Json = False,
-) -> None:
-    """Tell which is better: the policy or its dataset.
-
-    Exit status: 0 for a verdict, 3 for undecided, 2 for bad input. Files are .jsonl, .csv or
-    .parquet with the column 'return', and 'unit' where episodes can be paired.
-    """
-    from posttrain.inputs import read_diagnosis, read_sides
-
-    stored = read_diagnosis(source) if source is not None else None
-    sides = functools.partial(
-        read_sides, source, policy=policy, dataset=dataset, deployment=deployment
-    )
-    if (
-        stored is None
-        or sequential
-        or unbounded
-        or any(x is not None for x in (deployment, margin, alpha, scale))
-    ):
-        settings = _settings(stored, margin=margin, alpha=alpha, scale=scale, unbounded=unbounded)
-        stored = _diagnose(sides(), sequential=sequential, **settings)
-    if report is not None:
-        from posttrain.report import write_report_from_scores
-
-        write_report_from_scores(stored, sides().policy, sides().dataset, report)
-    _tell(stored, json=json)
-    if stored.regime == "undecided":
-        raise typer.Exit(UNDECIDED)
-
-
-def _settings(
-    stored: Diagnosis | None,
-    *,
-    margin: float | None = None,
-    alpha: float | None = None,
-    scale: tuple[float, float] | None = None,
-    unbounded: bool = False,
-) -> dict[str, Any]:
-    """What was said, else what an earlier diagnosis of the run used, else the defaults."""
-    return {
-        "margin": margin if margin is not None else stored.margin if stored else 0.05,
-        "alpha": alpha if alpha is not None else stored.alpha if stored else 0.05,
-        "scale": scale if scale is not None else stored.scale if stored else None,
-        "bounded": not unbounded and (stored is None or scale is not None or stored.bounded),
-    }
-
-
-def _diagnose(sides: Sides, *, sequential: bool, **settings: Any) -> Diagnosis:
-    from posttrain.regime.diagnosis import diagnose
-    from posttrain.regime.sequential import diagnose_sequential
-
-    test = diagnose_sequential if sequential else diagnose
-    return test(sides.policy, sides.dataset, deployment=sides.deployment, **settings)
-
-
-def _tell(result: Diagnosis, *, json: bool) -> None:
-    if json:
-        typer.echo(result.to_json())
-        return
-    from posttrain.terminal import show, verdict_panel
-
-    show(verdict_panel(result))
+diagnose = verb(diagnose_cli.diagnose)
 
 
 @verb
@@ -193,7 +86,7 @@ def prescribe(
     stored = read_diagnosis(source) if source is not None else None
     if stored is None:
         sides = read_sides(source, policy=policy, dataset=dataset)
-        stored = _diagnose(sides, sequential=False, **_settings(None))
+        stored = diagnose_cli.compare(sides, sequential=False, **diagnose_cli.settings_of(None))
     tell(stored, source, steps=steps, framework=framework, json=json)
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from posttrain.record import Record, RecordError, read_json
 from posttrain.regime.diagnosis import Diagnosis
-from posttrain.regime.scores import Scores, ScoresError, read_scores
+from posttrain.regime.logs import PLAIN, Reading, read_any
+from posttrain.regime.scores import Scores, ScoresError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from posttrain.intervention.capabilities import Capabilities
     from posttrain.regime.scores import Decoding
+
+
+BESIDE = ("tasks", "by_success")
+"""What `posttrain diagnose --json` puts beside a diagnosis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +37,9 @@ def read_sides(
     policy: Path | None = None,
     dataset: Path | None = None,
     deployment: Path | None = None,
+    reading: Reading = PLAIN,
 ) -> Sides:
-    """Read the scores of both sides.
+    """Read the scores of both sides, or logs of other tools.
 
     Held-out units decide where a file marks them, and the rollout's decoding where it marks that.
 
@@ -41,6 +48,7 @@ def read_sides(
         policy: File with the returns of pi_0.
         dataset: File with the returns of the dataset.
         deployment: File with the returns of pi_0 under the decoding it is deployed with.
+        reading: How to read logs, and whether returns count time.
 
     Raises:
         ScoresError: a file cannot be read, or a side is missing.
@@ -53,15 +61,16 @@ def read_sides(
         raise ScoresError(
             "wanted either --policy and --dataset, or one file or run folder that holds both"
         )
-    if source is not None and read_scores(policy).source is None:
+    read = partial(read_any, reading=reading)
+    if source is not None and read(policy).source is None:
         raise ScoresError(f"{source}: no column 'source' to tell policy from dataset")
-    side = _heldout(read_scores(policy, source="policy"))
+    side = _heldout(read(policy, source="policy"))
     other = _decoded(side, "deployment")
     if deployment is not None:
-        other = _heldout(read_scores(deployment, source="policy"))
+        other = _heldout(read(deployment, source="policy"))
     return Sides(
         policy=_decoded(side, "rollout") or side,
-        dataset=_heldout(read_scores(dataset, source="dataset")),
+        dataset=_heldout(read(dataset, source="dataset")),
         deployment=other,
     )
 
@@ -90,7 +99,8 @@ def read_diagnosis(path: Path) -> Diagnosis | None:
     if path.suffix != ".json":
         return None
     try:
-        return Diagnosis.from_dict(read_json(path))
+        plain = read_json(path)
+        return Diagnosis.from_dict({k: v for k, v in plain.items() if k not in BESIDE})
     except RecordError:
         raise
     except ValueError as error:

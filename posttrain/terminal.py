@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from posttrain.record import Record
     from posttrain.regime.diagnosis import Diagnosis
     from posttrain.regime.scores import Scores
+    from posttrain.regime.tasks import TaskDiagnosis, TaskGap
 
 COLOURS = {"superior": "green", "comparable": "cyan", "inferior": "red", "undecided": "yellow"}
 _ASCII = str.maketrans("├┤─●░·±", "[]-o:.~")
@@ -106,6 +107,72 @@ def verdict_panel(diagnosis: Diagnosis) -> Panel:
     return Panel(
         Group(*lines), title=f"[bold {colour}]{d.regime.upper()}[/]", title_align="left", width=100
     )
+
+
+def task_panel(diagnosis: TaskDiagnosis, *, width: int = 31) -> Panel:
+    """Gaps by task on one axis, the lowest first, then their mean; pooled where a task is drawn."""
+    d = diagnosis
+    names = _without_prefix([t.task for t in d.tasks])
+    drawn = [(name, t.pooled, t.pooled_interval, t.pooled_regime)
+             for name, t in zip(names, d.tasks, strict=True)]  # fmt: skip
+    drawn.append(("mean", d.mean_gap, d.mean_interval, d.mean_regime))
+    ends = [abs(end) for _, _, interval, _ in drawn for end in interval]
+    half = min(1.0, max(3 * d.margin, 1.05 * max(ends)))
+    success = any(t.success_policy is not None and t.success_policy != t.j_policy for t in d.tasks)
+    grid = Table("task", box=None, padding=(0, 1, 0, 0))
+    for name in (*(("success",) if success else ()), "J(pi_0)", "J(D)"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column(Text(f"{-half:+.2g}{'gap':^{width - 10}}{half:+.2g}"), no_wrap=True)
+    grid.add_column("alone", no_wrap=True)
+    for (name, gap, interval, regime), task in zip(drawn, [*d.tasks, None], strict=True):
+        means = [""] * (2 + success) if task is None else _task_means(task, success=success)
+        line = draw_row(gap, interval, d.margin, half, width=width)
+        alone = "" if task is None else Text(task.regime, COLOURS[task.regime])
+        grid.add_row(
+            Text(name, overflow="ellipsis", no_wrap=True),
+            *means,
+            Text(line, COLOURS[regime]),
+            alone,
+        )
+    lines: list[Any] = [Text(d.sentence), Text(), grid]
+    lines += [Text.assemble(("! ", "yellow"), flag.text) for flag in d.flags]
+    return Panel(Group(*lines), title="[bold]BY TASK[/]", title_align="left", width=100)
+
+
+def _without_prefix(names: list[str]) -> list[str]:
+    """Names without the words that all begin with: what tells them apart comes first."""
+    split = [name.split(" ") for name in names]
+    alike = 0
+    while len(names) > 1 and all(len(words) > alike + 1 for words in split):
+        if len({words[alike] for words in split}) > 1:
+            break
+        alike += 1
+    return [" ".join(["..", *words[alike:]]) if alike > 1 else " ".join(words) for words in split]
+
+
+def _task_means(task: TaskGap, *, success: bool) -> list[str]:
+    won = "" if task.success_policy is None else f"{task.success_policy:.2f}"
+    return [*([won] if success else []), f"{task.j_policy:.3g}", f"{task.j_dataset:.3g}"]
+
+
+def draw_row(
+    gap: float, interval: tuple[float, float], margin: float, half: float, *, width: int
+) -> str:
+    r"""Draw one gap over the band of the margin, on an axis from -half to half.
+
+    >>> draw_row(-0.4, (-0.5, -0.3), 0.1, 0.5, width=21)
+    '├─●─┤···░░░░░········'
+    """
+
+    def column(value: float) -> int:
+        return round((max(-half, min(half, value)) + half) / (2 * half) * (width - 1))
+
+    line = ["·"] * width
+    for start, end, mark in ((-margin, margin, "░"), (*interval, "─")):
+        line[column(start) : column(end) + 1] = mark * (column(end) - column(start) + 1)
+    line[column(interval[0])], line[column(interval[1])] = "├", "┤"
+    line[column(gap)] = "●"
+    return "".join(line)
 
 
 def _means(diagnosis: Diagnosis) -> Table:
