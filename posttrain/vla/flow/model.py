@@ -9,10 +9,7 @@ log-probabilities is the loss that PI0 is pretrained with.
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +21,10 @@ from transformers.utils import ModelOutput
 
 from posttrain.vla.flow.chain import Chain, FlowError, grid, step_log_prob, step_mean
 from posttrain.vla.flow.numbers import read_tokens
+from posttrain.vla.flow.prefix import Prefix, repeated, rewound
 
 if TYPE_CHECKING:
-    from transformers import Cache, PI0Config
+    from transformers import PI0Config
 
 
 def shape_flow(
@@ -62,18 +60,6 @@ class Spoken(ModelOutput):
     """0: no number is the likeliest of a vocabulary."""
     means: Tensor | None = None
     """Where each number of a chain was expected, likewise; 0 for demonstrations."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """What the policy has seen, read once for all steps of a chain."""
-
-    cache: Cache
-    mask: Tensor
-    state: Tensor
-
-    def __len__(self) -> int:
-        return self.mask.shape[1]
 
 
 class FlowPI0(PI0ForConditionalGeneration):
@@ -216,7 +202,7 @@ class FlowPI0(PI0ForConditionalGeneration):
 
     def velocity(self, prefix: Prefix, x: Tensor, t: Tensor) -> Tensor:
         """The velocity at states `x`, `[n, chunk, max_action_dim]`, and times `t`, `[n]`."""
-        with _rewound(prefix):
+        with rewound(prefix):
             out = super().forward(
                 state=prefix.state.to(self.dtype),
                 noise=x.to(self.dtype),
@@ -238,7 +224,7 @@ class FlowPI0(PI0ForConditionalGeneration):
         t, deviation = grid(self.chain, states)
         x = states[:, :-1].transpose(0, 1)
         times = t.view(-1, 1).expand(steps, n)
-        wide = _repeated(prefix, steps)
+        wide = repeated(prefix, steps)
         velocity = self.velocity(wide, x.flatten(0, 1), times.flatten()).unflatten(0, (steps, n))
         t, deviation = t.unsqueeze(-1), deviation.unsqueeze(-1)
         mean = step_mean(self.chain, x, velocity, t, deviation)[..., : self.size]
@@ -315,22 +301,3 @@ def speak(model: Any) -> FlowPI0:
     vars(model).pop("forward", None)
     model.__class__ = FlowPI0
     return model
-
-
-@contextmanager
-def _rewound(prefix: Prefix) -> Iterator[None]:
-    """Forget what the action expert adds to the cache."""
-    length = len(prefix)
-    try:
-        yield
-    finally:
-        prefix.cache.crop(length - prefix.cache.get_seq_length())
-
-
-def _repeated(prefix: Prefix, times: int) -> Prefix:
-    """The prefix of n rows `times` over, one block of n after another."""
-    cache: Any = copy.copy(prefix.cache)
-    cache.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in cache.layers:
-        layer.keys, layer.values = (x.repeat(times, 1, 1, 1) for x in (layer.keys, layer.values))
-    return Prefix(cache, prefix.mask.repeat(times, 1), prefix.state.repeat(times, 1))
