@@ -64,7 +64,13 @@ def _vector(values: npt.NDArray[Any], where: str) -> Feature:
 
 
 def numbers_of(
-    demonstrations: Demonstrations, episode: Episode, *, number: int, begin: int, task: int
+    demonstrations: Demonstrations,
+    features: Mapping[str, Feature],
+    episode: Episode,
+    *,
+    number: int,
+    begin: int,
+    task: int,
 ) -> dict[str, npt.NDArray[Any]]:
     """Columns of one episode's frames that are no pictures, `[length]` or `[length, size]`."""
     d, rows = demonstrations, slice(episode.begin, episode.begin + episode.length)
@@ -87,7 +93,7 @@ def numbers_of(
         found[REWARD] = d.rewards[rows]
     return {
         name: found[name].reshape(-1) if feature.shape == (1,) else found[name]
-        for name, feature in features_of(d).items()
+        for name, feature in features.items()
         if feature.dtype != "image"
     }
 

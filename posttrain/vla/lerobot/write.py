@@ -118,7 +118,7 @@ class _Writer:
     def _episode(self, number: int, begin: int, episode: Episode) -> dict[str, Any]:
         """Write one episode's frames; its row of the table of episodes."""
         task = self.tasks[episode.instruction]
-        numbers = numbers_of(self.d, episode, number=number, begin=begin, task=task)
+        numbers = numbers_of(self.d, self.features, episode, number=number, begin=begin, task=task)
         pictures, levels = self._pictures(episode)
         self.files.make_room(sum(len(c["bytes"]) for cells in pictures.values() for c in cells))
         arrays = []
