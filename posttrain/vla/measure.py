@@ -114,7 +114,7 @@ def side_by_side(
     sides = [Scores.from_rows(side) for side in (told, played)]
     for name in ("success", "truncated", "task"):
         if any(getattr(side, name) is None for side in sides):
-            sides = [replace(side, **{name: None}) for side in sides]
+            sides = [replace(side, **{name: None}) for side in sides]  # type: ignore[arg-type]
     return concat(*sides)
 
 
