@@ -62,6 +62,7 @@ class Camera:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._side = side
         self._finish = weakref.finalize(self, _free, self._screen, self._context)
+        self._finish.atexit = False  # MuJoCo ends its displays there itself
 
     def frame(self, data: Any, balls: Sequence[Ball] = ()) -> npt.NDArray[np.uint8]:
         """What it sees now, `[side, side, 3]`, with balls that are drawn but touch nothing."""
