@@ -67,11 +67,13 @@ def metadata(record: Record, recipe: Mapping[str, Any]) -> dict[str, Any]:
     llm = recipe.get("kind") == "llm"
     found: dict[str, Any] = {}
     base, data = _base(recipe), _dataset(recipe)
-    if llm:
-        found |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    if HUB.fullmatch(base) and llm:
+    acts = recipe.get("kind") == "vla"
+    if llm or acts:
+        tag = "text-generation" if llm else "robotics"
+        found |= {"library_name": "transformers", "pipeline_tag": tag}
+    if HUB.fullmatch(base) and (llm or acts):
         found["base_model"] = base
-    if HUB.fullmatch(data) and llm:
+    if HUB.fullmatch(data) and (llm or acts):
         found["datasets"] = [data]
     found["tags"] = _tags(record, recipe)
     outcome = record.outcome()
@@ -87,7 +89,7 @@ def metadata(record: Record, recipe: Mapping[str, Any]) -> dict[str, Any]:
 def _tags(record: Record, recipe: Mapping[str, Any]) -> list[str]:
     tags = ["posttrain", "reinforcement-learning"]
     algorithm = (recipe.get("rl") or {}).get("algorithm")
-    if recipe.get("kind") == "llm":
+    if recipe.get("kind") in {"llm", "vla"}:
         tags += ["trl", *([algorithm] if algorithm else [])]
     diagnosis, plan = record.diagnosis(), record.plan()
     if diagnosis is not None:
@@ -119,6 +121,12 @@ def _summary(recipe: Mapping[str, Any]) -> str:
 
 
 def _use(recipe: Mapping[str, Any], repo_id: str) -> str:
+    if recipe.get("kind") == "vla":
+        return (
+            "## Use\n\n```python\nfrom huggingface_hub import snapshot_download\n"
+            "from posttrain.vla.policy import load_policy\n\n"
+            f'policy = load_policy(snapshot_download("{repo_id}"))\n```'
+        )
     if recipe.get("kind") != "llm":
         return ""
     return (

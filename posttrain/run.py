@@ -60,14 +60,18 @@ def score(name: str | Path, overrides: Sequence[str] = (), out: Path | None = No
     """Score a recipe's demonstrations with its reward, and write the table.
 
     Raises:
-        RecipeError: the recipe is none of a language model's.
+        RecipeError: the recipe is one of control.
     """
     settings = load(name, overrides)
-    if settings.kind != "llm":
+    if settings.kind == "control":
         raise recipe.RecipeError(
-            f"{name}: only a language model's demonstrations are scored; the returns of control "
-            "data are in the data: python -m control datasets NAME --read"
+            f"{name}: the returns of control data are in the data: python -m control datasets NAME "
+            "--read"
         )
+    if settings.kind == "vla":
+        from posttrain.vla.score import score_recipe as score_demonstrations
+
+        return score_demonstrations(settings, out)
     from posttrain.llm.score import score_recipe
 
     return score_recipe(settings, out)

@@ -17,17 +17,61 @@ from posttrain.regime import Flag
 from posttrain.regime.signal import silent_share
 from posttrain.regime.statistics import clustered_mean
 from posttrain.regime.tasks import by_task as diagnose_tasks
+from posttrain.vla.played import records
+from posttrain.vla.rollout import play
+from posttrain.vla.scripted import Random
 from posttrain.vla.work import Run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from posttrain.record import MetricsLog
     from posttrain.regime.scores import Scores
+    from posttrain.vla.environments.fleet import Fleet
+    from posttrain.vla.starts import Start
+
+CHANCE = 6
+"""What these streams of draws are for."""
 
 
 def flags_of_data(work: Run) -> tuple[Flag, ...]:
     """What was found when D was scored."""
     found = record.read_json(work.record.data / "account.json")
     return tuple(Flag(kind, text) for kind, text in found["flags"])
+
+
+def chance(work: Run, fleet: Fleet, starts: Sequence[Start]) -> None:
+    """Measure random actions from the starts where pi_0 is measured: what success is worth."""
+    some = starts[: work.recipe.diagnose.floor]
+    if not some:
+        return
+    played = play(
+        Random(fleet.action_space),
+        fleet,
+        [start.seed for start in some],
+        draws=lambda place: np.random.default_rng((work.recipe.seed, CHANCE, some[place].seed)),
+        temperature=1.0,
+    )
+    rows = records(
+        played,
+        work.recipe.environment.returns,
+        max_steps=fleet.max_steps,
+        split="heldout",
+        decoding="rollout",
+    )
+    won = sum(bool(row["success"]) for row in rows)
+    scale, alpha = work.recipe.diagnose.scale, work.recipe.diagnose.alpha
+    mean = clustered_mean([row["return"] for row in rows], level=1 - alpha, bounds=scale)
+    found = {
+        "return": mean.mean,
+        "success": won / len(rows),
+        "episodes": len(rows),
+        "interval": [mean.low, mean.high],
+    }
+    record.write_json(work.record.floor_file, found)
+    progress.say(
+        f"Random actions return {mean.mean:.3f}, and succeed in {won} of {len(rows)} episodes."
+    )
 
 
 def by_task(work: Run, scores: Scores) -> None:

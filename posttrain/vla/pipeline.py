@@ -165,6 +165,7 @@ def _sample(work: Run) -> None:
                 world=work.world,
             )
             if work.world.main:
+                lookback.chance(work, fleet, starts)
                 film.film_policy(work, actor, fleet, starts, side="pi0")
     finally:
         fleet.close()

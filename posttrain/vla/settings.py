@@ -211,12 +211,15 @@ class DiagnoseSettings:
     decides: Literal["rollout", "deployment"] = "rollout"
     """Whose J(pi_0) decides; the other stands beside it."""
     scores: str | None = None
+    floor: int = 100
+    """Episodes of chance, which tell what success is worth here; 0: none."""
     film: int = 3
     """Episodes of each side that are kept with their frames, for the report."""
 
     def __post_init__(self) -> None:
         for name in ("samples", "starts", "batch"):
             require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)!r}")
+        require(self.floor >= 0, f"floor must be >= 0, got {self.floor!r}")
         require(self.film >= 0, f"film must be >= 0, got {self.film!r}")
         require(
             self.scale[0] < self.scale[1], f"scale must read [low, high], got {list(self.scale)!r}"

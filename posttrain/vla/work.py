@@ -74,7 +74,7 @@ class Run:
         return found
 
     def base(self) -> Policy:
-        """The policy before cloning: the recipe's model with action tokens, or a policy it names."""
+        """The policy before cloning: its model with action tokens, or a policy that it names."""
         from posttrain.vla.actions import FILE, from_data
         from posttrain.vla.eyes import States
         from posttrain.vla.policy import make_policy
