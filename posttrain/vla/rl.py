@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,8 +42,6 @@ def train(job: Job) -> Policy:
         PlanError: the plan has a field that cannot be honoured.
         WrongReferenceError: the reference that TRL built is not pi_0.
     """
-    from dataclasses import replace
-
     clones = job.settings.algorithm == "sft"
     logs = (job.metrics, job.curve, job.events)
     resume = training.resume_point(job.folder, logs, job.world)
@@ -58,34 +58,51 @@ def train(job: Job) -> Policy:
     base = job.base() if reset is not None and reset.how == "interpolate" else None
     if reset is not None and resume is None:
         reset_first(reset, policy.model, base, job.seed)
-    recorder = callbacks.Recorder()
     fleet = job.fleet()
-    title = "further cloning of D" if clones else "RL under the plan"
     try:
-        with progress.bar(title, job.settings.steps, speak=job.world.main) as bar:
-            if clones:
-                trainer, planned = further_trainer(job, config, policy), []
-                trainer.measure = _measure(job, trainer, policy, fleet, recorder)
-            else:
-                trainer = trainer_of(job, config, policy, fleet, recorder)
-                anchored.verify(trainer, probe)
-                planned = interventions(job, trainer, base, resume)
-            for callback in (
-                *planned,
-                callbacks.Probe(trainer, probe),
-                curve_of(job, trainer, recorder, 1),
-                training.Keep(job.metrics, bar, ("reward", "regime/J", "regime/kl_to_pi0")),
-                training.EndAt(job.last),
-                *([] if clones else [GoOnInOrder(trainer)]),
-                training.MarkComplete(),
-            ):
-                trainer.add_callback(callback)
-            training.quiet(trainer)
-            go_on(trainer, resume)
+        trainer = _train(job, config, policy, fleet=fleet, probe=probe, base=base, resume=resume)
     finally:
         fleet.close()
     trained = trainer.accelerator.unwrap_model(trainer.model)
     return replace(policy, model=trained.merge_and_unload() if lora else trained)
+
+
+def _train(
+    job: Job,
+    config: Any,
+    policy: Policy,
+    *,
+    fleet: Fleet,
+    probe: callbacks.ProbeBatch,
+    base: Mapping[str, torch.Tensor] | None,
+    resume: Path | None,
+) -> Any:
+    """Build the trainer of a job with everything that its plan asks for, and let it run."""
+    recorder = callbacks.Recorder()
+    clones = job.settings.algorithm == "sft"
+    title = "further cloning of D" if clones else "RL under the plan"
+    with progress.bar(title, job.settings.steps, speak=job.world.main) as bar:
+        trainer: Any
+        planned: list[Any] = []
+        if clones:
+            trainer = further_trainer(job, config, policy)
+            trainer.measure = _measure(job, trainer, policy, fleet, recorder)
+        else:
+            trainer = trainer_of(job, config, policy, fleet, recorder)
+            anchored.verify(trainer, probe)
+            planned = [*interventions(job, trainer, base, resume), GoOnInOrder(trainer)]
+        for callback in (
+            *planned,
+            callbacks.Probe(trainer, probe),
+            curve_of(job, trainer, recorder, 1),
+            training.Keep(job.metrics, bar, ("reward", "regime/J", "regime/kl_to_pi0")),
+            training.EndAt(job.last),
+            training.MarkComplete(),
+        ):
+            trainer.add_callback(callback)
+        training.quiet(trainer)
+        go_on(trainer, resume)
+    return trainer
 
 
 def check(job: Job, config: Any) -> None:
@@ -246,8 +263,6 @@ def _measure(
     job: Job, trainer: Any, policy: Policy, fleet: Fleet, recorder: callbacks.Recorder
 ) -> Callable[[], None]:
     """An evaluation of the rival: episodes from held-out starts; the draws come from the step."""
-    from dataclasses import replace
-
     starts = job.world.share(list(job.experience.heldout[: job.settings.eval_starts]))
     seeds = [start.seed for start in starts]
 
