@@ -7,13 +7,11 @@ first stage without one, and inside it where it stopped.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from posttrain import progress, recipe, record
+from posttrain import progress, record
 from posttrain.intervention.capabilities import Capabilities
 from posttrain.llm import (
     environment,
@@ -32,12 +30,13 @@ from posttrain.llm.work import Run, generator
 from posttrain.record import Record
 from posttrain.regime import Diagnosis
 from posttrain.regime.scores import Scores, write_scores
-from posttrain.start import Taken, take
+from posttrain.start import Taken
 from posttrain.terminal import describe
-from posttrain.tuning import measured, model, training
+from posttrain.tuning import measured, model
 from posttrain.tuning.cloning import integrity, integrity_flags
 from posttrain.tuning.outcome import outcome as what_changed
 from posttrain.tuning.planned import plan_of, plan_record
+from posttrain.tuning.stages import run_stages
 from posttrain.tuning.world import current
 
 if TYPE_CHECKING:
@@ -65,11 +64,6 @@ def run(settings: LlmRecipe, *, fresh: bool = False, stop_after: str | None = No
     Raises:
         ValueError: the recipe, its data, its reward, its model or its plan cannot be used.
     """
-    if stop_after is not None and stop_after not in STAGES:
-        raise ValueError(f"--stop-after: wanted one of {', '.join(STAGES)}, got {stop_after!r}")
-    training.silence()
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     world = current()
     work = Run(
         settings,
@@ -77,32 +71,10 @@ def run(settings: LlmRecipe, *, fresh: bool = False, stop_after: str | None = No
         world,
         reward.make_judge(settings.reward, scale=settings.diagnose.scale),
     )
-    folder = work.record.path
-    alone = record.locked(folder.parent / f".{folder.name}.lock", wait=False)
-    with alone if world.main else nullcontext():
-        _stages(work, fresh=fresh, stop_after=stop_after)
-    return folder
-
-
-def _stages(work: Run, *, fresh: bool, stop_after: str | None) -> None:
-    world, text = work.world, recipe.dump(work.recipe)
-    if world.main:
-        work.record.begin(text, seed=work.recipe.seed, fresh=fresh, free=("output",))
-    world.wait()
-    mark = record.fingerprint(text)
-    if world.main and work.recipe.start_from is not None:
-        source = Path(work.recipe.start_from)
-        take(work.record, recipe.read(text), source, TAKEN, mark=mark)
-    world.wait()
-    for name in STAGES:
-        if not world.broadcast(work.record.done(name, fingerprint=mark)):
-            _STAGE[name](work)
-            world.wait()
-            if world.main:
-                work.record.mark(name, fingerprint=mark)
-            world.wait()
-        if name == stop_after:
-            break
+    stages = {name: partial(_STAGE[name], work) for name in STAGES}
+    return run_stages(
+        settings, work.record, world, stages, TAKEN, fresh=fresh, stop_after=stop_after
+    )
 
 
 def _data(work: Run) -> None:
