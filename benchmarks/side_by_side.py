@@ -99,14 +99,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def publish(name: str, text: str, *, write: bool) -> None:
-    """Print, and put between the page's `name` marks if asked to."""
+def publish(name: str, text: str, *, write: bool, page: Path = PAGE) -> None:
+    """Print, and put between `page`'s `name` marks if asked to."""
     print(text)
     if not write:
         return
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    page = PAGE.read_text()
-    if begin not in page:
-        raise SystemExit(f"{PAGE}: no mark {begin!r}")
-    before, rest = page.split(begin)
-    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+    whole = page.read_text()
+    if begin not in whole:
+        raise SystemExit(f"{page}: no mark {begin!r}")
+    before, rest = whole.split(begin)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
