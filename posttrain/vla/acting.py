@@ -269,11 +269,12 @@ class Acting:
         if self.seen is None:
             raise RuntimeError("no episode has been played yet")
         keep = tokens.shape[1]
-        batch = self.policy.rows(self.seen.take(rows.tolist()), tokens.cpu().numpy())
+        heard = tokens[:, :-1].cpu().numpy()  # nobody asks what comes after the last one
+        batch = self.policy.rows(self.seen.take(rows.tolist()), heard)
         del batch["labels"]
-        logits = model(**batch, logits_to_keep=keep + 1, use_cache=False).logits
+        logits = model(**batch, logits_to_keep=keep, use_cache=False).logits
         actions = torch.tensor(self.policy.tokenizer.ids, device=logits.device)
-        whole = (logits[:, -keep - 1 : -1, actions].float() / self.temperature).log_softmax(-1)
+        whole = (logits[:, -keep:, actions].float() / self.temperature).log_softmax(-1)
         return whole.gather(-1, tokens.to(whole.device)[..., None]).squeeze(-1), whole
 
     def compute_loss(

@@ -97,13 +97,13 @@ class Policy:
 
         Args:
             seen: n observations.
-            tokens: what was decided, `[n, per_decision]`.
+            tokens: what was decided, `[n, per_decision]`, or the first of them.
 
         Returns:
             `input_ids`, `attention_mask` and `labels`, `[n, length]`, where labels are -100 on
             prompts and padding, and everything that goes with the images.
         """
-        batch = self._moved(self.eyes.answered(self.eyes.encode(seen), self.tokens))
+        batch = self._moved(self.eyes.answered(self.eyes.encode(seen), tokens.shape[1]))
         said, prompts = self.ids(tokens), batch["input_ids"]
         mask = torch.cat([batch["attention_mask"], torch.ones_like(said)], dim=1)
         return {
