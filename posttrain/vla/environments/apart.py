@@ -62,13 +62,14 @@ class Apart:
 
         Args:
             settings: with `python`.
-            starting: seconds until the environments must be made.
-            answering: seconds until each further answer must have come.
+            starting: seconds until all environments must be made.
+            answering: seconds that each environment has for each further answer.
 
         Raises:
             SimulatorError: it does not start, or the environments cannot be made.
         """
-        self.num_envs, self.name, self._patience = settings.envs, settings.id, answering
+        self.num_envs, self.name = settings.envs, settings.id
+        self._patience = answering * settings.envs
         options = _plain(settings.options)
         self._process, self._line, self._said = _start(settings)
         self._finish = weakref.finalize(self, _end, self._process, self._line, os.getpid())
@@ -209,14 +210,14 @@ class Apart:
 
 
 def make_apart(
-    settings: EnvironmentSettings, *, starting: float = 600.0, answering: float = 300.0
+    settings: EnvironmentSettings, *, starting: float = 900.0, answering: float = 120.0
 ) -> Apart:
     """Environments in the interpreter `settings.python`.
 
     Args:
         settings: of the environment.
         starting: seconds that making all of them may take.
-        answering: seconds that one step or reset of all of them may take.
+        answering: seconds that one step or reset of one of them may take.
 
     Raises:
         SimulatorError: they cannot be made there.

@@ -168,7 +168,7 @@ def test_death_is_noticed_and_told(toy):
 
 def test_a_hanging_simulator_is_ended(toy, monkeypatch):
     monkeypatch.setattr(apart, "GRACE", 0.2)
-    vector = toy("hang", answering=0.3)
+    vector = toy("hang", answering=0.1)
     vector.reset(seed=[1, 2, 3])
     began = time.monotonic()
     with pytest.raises(SimulatorError, match=r"step took longer than 0\.3 s"):
