@@ -10,7 +10,8 @@ import numpy as np
 
 from posttrain.outcome import unit_means
 from posttrain.regime import Diagnosis, Flag, diagnose, sequential
-from posttrain.regime.scores import Scores, read_scores
+from posttrain.regime.logs import PLAIN, Reading, read_any
+from posttrain.regime.scores import Scores
 
 Records = list[dict[str, Any]]
 
@@ -89,9 +90,12 @@ def stopping_rule(
     return enough
 
 
-def reuse(path: Path) -> Records:
-    """Rollouts that somebody else has drawn, as the held-out rollouts of pi_0."""
-    found = read_scores(path, source="policy").rows()
+def reuse(path: Path, reading: Reading = PLAIN) -> Records:
+    """Rollouts that somebody else has drawn, as the held-out rollouts of pi_0.
+
+    Scores, or an evaluation log of another tool.
+    """
+    found = read_any(path, source="policy", reading=reading).rows()
     return [
         {
             **row,

@@ -19,7 +19,7 @@ from posttrain.vla import film, lookback, measure, policy, rl
 from posttrain.vla.job import Experience, Job
 from posttrain.vla.observation import Observations, Tokens, join
 from posttrain.vla.rollout import play
-from posttrain.vla.starts import Start, measuring_starts, seed_of, training_starts
+from posttrain.vla.starts import Start, seed_of, training_starts
 from posttrain.vla.work import Run
 
 if TYPE_CHECKING:
@@ -95,14 +95,7 @@ def experience_of(work: Run, scores: Scores, diagnosis: Diagnosis, *, gated: boo
     settings = work.recipe.rl
     if settings is None:
         raise ValueError(f"{work.record.path}: rl is null, so there is nothing to train")
-    measured = sorted(
-        {row["unit"] for row in scores.where(source="policy", split="heldout").rows()}
-    )
-    heldout = [
-        Start(seed_of(unit), unit.rsplit("/", 1)[0]) for unit in measured if "/" in unit
-    ] or measuring_starts(
-        work.starts_of_d(work.heldout), settings.eval_starts, seed=work.recipe.seed
-    )
+    heldout = measured_starts(scores)
     mine = scores.where(source="policy", decoding="rollout")
     return Experience(
         rows=work.starts_of_d(work.cloned)
@@ -122,6 +115,24 @@ def experience_of(work: Run, scores: Scores, diagnosis: Diagnosis, *, gated: boo
     )
 
 
+def measured_starts(scores: Scores) -> list[Start]:
+    """Where pi_0 was measured, in the order in which it was, so that the first are of all tasks.
+
+    Raises:
+        ValueError: somebody else's log does not say where its episodes began.
+    """
+    held = scores.where(source="policy", split="heldout").rows()
+    units = list(dict.fromkeys(row["unit"] for row in held))
+    unknown = [unit for unit in units if "/" not in unit or not unit.rsplit("/", 1)[1].isdigit()]
+    if unknown or not units:
+        what = f"unit {unknown[0]!r}" if unknown else "no unit"
+        raise ValueError(
+            f"diagnose.scores: {what} names no start (task/seed), so the fine-tuned policy cannot "
+            "be measured where pi_0 was; leave diagnose.scores out, or set rl: null"
+        )
+    return [Start(seed_of(unit), unit.rsplit("/", 1)[0]) for unit in units]
+
+
 def decisions(work: Run, starts: list[Start], rows: int) -> tuple[Observations, Tokens]:
     """What pi_0 sees and decides from the first of `starts`, until there are enough rows."""
     fleet = work.fleet()
@@ -130,7 +141,14 @@ def decisions(work: Run, starts: list[Start], rows: int) -> tuple[Observations, 
         seen, tokens = [], []
         for first in range(0, len(starts), fleet.size):
             batch = starts[first : first + fleet.size]
-            for one in _probed(work, actor, fleet, batch):
+            played = _probed(work, actor, fleet, batch)
+            for start, one in zip(batch, played, strict=True):
+                if one.task != start.task:
+                    raise ValueError(
+                        f"diagnose.scores: unit {start.unit!r} is task {start.task!r}, and the "
+                        f"environment begins task {one.task!r} at seed {start.seed}: its units "
+                        "must read task/seed; leave diagnose.scores out, or set rl: null"
+                    )
                 seen.append(one.seen)
                 tokens.append(one.tokens)
             if sum(map(len, tokens)) >= rows:
@@ -157,17 +175,7 @@ def _probed(work: Run, actor: Policy, fleet: Fleet, starts: list[Start]) -> list
 
 def again(work: Run, before: Scores) -> Scores:
     """Play the fine-tuned policy from the starts on which pi_0 was diagnosed."""
-    units = {
-        row["unit"]
-        for row in before.where(source="policy", split="heldout").rows()
-        if "/" in row["unit"]
-    }
-    starts = [Start(seed_of(unit), unit.rsplit("/", 1)[0]) for unit in sorted(units)]
-    if not starts:
-        raise ValueError(
-            "diagnose.scores: its units name no start (task/seed), so the fine-tuned policy cannot "
-            "be measured on them; leave it out"
-        )
+    starts = measured_starts(before)
     actor, fleet = work.load(work.record.rl), work.fleet()
     found: Records = []
     try:

@@ -11,8 +11,10 @@ import numpy as np
 
 from posttrain import progress
 from posttrain.record import read_jsonl, write_jsonl
+from posttrain.regime.logs import PLAIN, Reading
 from posttrain.regime.scores import Scores, concat
 from posttrain.tuning.measured import Records, never, stopping_rule
+from posttrain.vla.returns import limit_of
 from posttrain.vla.rollout import play, records
 from posttrain.vla.starts import Start, seed_of
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from posttrain.tuning.world import World
     from posttrain.vla.environments.fleet import Fleet
     from posttrain.vla.observation import Actor
-    from posttrain.vla.settings import Decoding, VlaRecipe
+    from posttrain.vla.settings import Decoding, EnvironmentSettings, VlaRecipe
 
 DIAGNOSIS = 3
 """What these streams of draws are for; `posttrain.vla.acting` has the others."""
@@ -99,18 +101,29 @@ def _streams(seed: int, pairs: Sequence[tuple[Start, int]]) -> Callable[[int], n
     )
 
 
+def reading(environment: EnvironmentSettings) -> Reading:
+    """How somebody else's log is read: with the return that D has."""
+    penalty = environment.returns.time_penalty
+    if penalty == 0:
+        return PLAIN
+    return Reading(time_penalty=penalty, max_steps=limit_of(environment))
+
+
 def side_by_side(
-    demonstrations: Sequence[Mapping[str, Any]], played: Records, max_steps: int
+    demonstrations: Sequence[Mapping[str, Any]], played: Records, max_steps: int | None
 ) -> Scores:
     """Both sides as one table.
 
     A demonstration that did not succeed within the limit on steps was truncated. Success is left
-    out where one side does not know it, as somebody else's log may not.
+    out where one side does not know it, as somebody else's log may not; so is truncation where
+    the limit is not known.
     """
-    told = [
-        {"truncated": not row["success"] and int(row["steps"]) >= max_steps, **row}
-        for row in demonstrations
-    ]
+    told = [dict(row) for row in demonstrations]
+    if max_steps is not None:
+        told = [
+            {"truncated": not row["success"] and int(row["steps"]) >= max_steps, **row}
+            for row in told
+        ]
     sides = [Scores.from_rows(side) for side in (told, played)]
     for name in ("success", "truncated", "task"):
         if any(getattr(side, name) is None for side in sides):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from posttrain import progress, record
 from posttrain.intervention.capabilities import VLA_LEARNERS, Capabilities
@@ -35,7 +36,7 @@ TAKEN = Taken(
     stages=("data", "sft", "score", "sample"),
     files=(
         "data/about.json", "data/demonstration_scores.jsonl", "data/account.json",
-        "sft_metrics.jsonl", "integrity.json", "scores.parquet",
+        "sft_metrics.jsonl", "integrity.json", "scores.parquet", "floor.json",
     ),
     folders=("sft", "data/demonstrations", "films"),
 )  # fmt: skip
@@ -115,36 +116,43 @@ def _sample(work: Run) -> None:
     """Play pi_0 from held-out starts; what it sees and does there is kept for the report."""
     settings = work.recipe.diagnose
     demonstrations = record.read_jsonl(work.record.data / "demonstration_scores.jsonl")
-    fleet = work.fleet()
-    try:
-        if settings.scores is not None:
-            played = measured.reuse(Path(settings.scores))
-        else:
-            known = work.starts_of_d(work.heldout)
-            count = settings.starts
-            if len(known) >= settings.minimum:  # both sides meet at every start
-                count = min(count, len(known))
-            starts = measuring_starts(known, count, seed=work.recipe.seed)
-            actor = work.load(work.record.sft)
-            played = measure.policy(
-                work.recipe,
-                actor,
-                fleet,
-                starts,
-                seen=work.starts_of_d(work.cloned)[: settings.seen_starts],
-                demonstrations=demonstrations,
-                folder=work.record.path / "rollouts" / "pi0",
-                world=work.world,
-            )
-            if work.world.main:
-                lookback.chance(work, fleet, starts)
-                film.film_policy(work, actor, fleet, starts, side="pi0")
-    finally:
-        fleet.close()
+    if settings.scores is None:
+        played, limit = _played(work, demonstrations)
+    else:
+        reading = measure.reading(work.recipe.environment)
+        played = measured.reuse(Path(settings.scores), reading)
+        limit = work.recipe.environment.max_steps
     if work.world.main:
         film.film_data(work)
-        both = measure.side_by_side(demonstrations, played, fleet.max_steps)
-        write_scores(both, work.record.scores_file)
+        write_scores(measure.side_by_side(demonstrations, played, limit), work.record.scores_file)
+
+
+def _played(work: Run, demonstrations: list[dict[str, Any]]) -> tuple[measured.Records, int]:
+    """Episodes of pi_0, and the limit on their steps."""
+    settings, fleet = work.recipe.diagnose, work.fleet()
+    try:
+        known = work.starts_of_d(work.heldout)
+        count = settings.starts
+        if len(known) >= settings.minimum:  # both sides meet at every start
+            count = min(count, len(known))
+        starts = measuring_starts(known, count, seed=work.recipe.seed)
+        actor = work.load(work.record.sft)
+        played = measure.policy(
+            work.recipe,
+            actor,
+            fleet,
+            starts,
+            seen=work.starts_of_d(work.cloned)[: settings.seen_starts],
+            demonstrations=demonstrations,
+            folder=work.record.path / "rollouts" / "pi0",
+            world=work.world,
+        )
+        if work.world.main:
+            lookback.chance(work, fleet, starts)
+            film.film_policy(work, actor, fleet, starts, side="pi0")
+        return played, fleet.max_steps
+    finally:
+        fleet.close()
 
 
 def _diagnose(work: Run) -> None:

@@ -64,7 +64,7 @@ def scores_of(
     Raises:
         DemonstrationsError: D does not hold what `data.returns` wants.
     """
-    limit = _limit(environment)
+    limit = limit_of(environment)
     if data.returns == "replayed":
         judged, limit = _replayed(demonstrations, environment)
     else:
@@ -81,7 +81,7 @@ def scores_of(
     )
 
 
-def _limit(environment: EnvironmentSettings) -> int:
+def limit_of(environment: EnvironmentSettings) -> int:
     """The step limit, which only a time penalty asks for; the environment is made for it."""
     if environment.max_steps is not None:
         return environment.max_steps
