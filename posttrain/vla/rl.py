@@ -214,7 +214,7 @@ def map_for(job: Job) -> Map | None:
     if replay is None or replay.gate == "none":
         return None
     units = [start.unit for start in given.rows]
-    if not set(units) <= set(given.dataset_returns):
+    if not units or not set(units) <= set(given.dataset_returns):
         raise PlanError(
             "replay.gate: it decides start by start, and D does not say where its episodes began; "
             "set replay.gate to none"

@@ -67,7 +67,7 @@ def to_clone(demonstrations: Demonstrations, settings: SftSettings) -> Demonstra
         if None in known:
             raise DemonstrationsError(
                 f"sft.only_success: whether episode {known.index(None)} of D succeeded is not "
-                "known; set data.returns, or leave it out"
+                "known; data.columns.success names the column that says so, or leave it out"
             )
         places = [i for i in places if known[i]]
         if not places:
