@@ -15,7 +15,7 @@ from posttrain.regime import Diagnosis
 from posttrain.regime.scores import Scores
 from posttrain.tuning.measured import Records, never, returns_by_unit
 from posttrain.tuning.planned import plan_of
-from posttrain.vla import film, lookback, measure, policy, rl
+from posttrain.vla import checkpoint, film, lookback, measure, rl
 from posttrain.vla.job import Experience, Job
 from posttrain.vla.observation import Observations, Tokens, join
 from posttrain.vla.rollout import play
@@ -39,7 +39,7 @@ def finetune(work: Run) -> None:
     found = rl.train(job)
     if work.world.main:
         with record.replacing_folder(work.record.rl) as folder:
-            policy.save(found, folder)
+            checkpoint.save(found, folder)
         write_evaluations(job.curve, work.record.evaluations_file)
         lookback.parity(work, job.curve)
 

@@ -24,7 +24,7 @@ from posttrain.tuning.outcome import outcome as what_changed
 from posttrain.tuning.planned import plan_of, plan_record
 from posttrain.tuning.stages import run_stages
 from posttrain.tuning.world import current
-from posttrain.vla import film, finetune, load, lookback, measure, policy, returns, sft
+from posttrain.vla import checkpoint, film, finetune, load, lookback, measure, returns, sft
 from posttrain.vla.settings import VlaRecipe
 from posttrain.vla.starts import measuring_starts
 from posttrain.vla.work import D, Run
@@ -92,7 +92,7 @@ def _sft(work: Run) -> None:
         found = replace(found, model=model)
     if work.world.main:
         with record.replacing_folder(work.record.sft) as folder:
-            policy.save(found, folder)
+            checkpoint.save(found, folder)
         record.write_json(work.record.integrity_file, integrity(losses))
 
 

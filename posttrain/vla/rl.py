@@ -22,10 +22,11 @@ from posttrain.tuning.model import token_logps
 from posttrain.tuning.order import GoOnInOrder
 from posttrain.tuning.resume import go_on
 from posttrain.vla.acting import EVALUATION
+from posttrain.vla.checkpoint import holds_flow, is_flow
 from posttrain.vla.frames import Frames, spread
 from posttrain.vla.kept import kept_of
 from posttrain.vla.rollout import play
-from posttrain.vla.sft import further_config, further_trainer
+from posttrain.vla.sft import further_config, further_trainer, preset
 from posttrain.vla.starts import return_of, unit_of
 from posttrain.vla.trainer import PlanVLATrainer
 
@@ -136,6 +137,7 @@ def grpo_config(job: Job, *, start: bool = True) -> Any:
             "logging_steps": 5,
             "per_device_train_batch_size": 64,
             "per_device_eval_batch_size": each,
+            **preset(flow=holds_flow(job.pi0)),
             **settings.trainer,
         },
         ours={
@@ -197,7 +199,7 @@ def trainer_of(
 
 def _kind(policy: Any) -> type[PlanVLATrainer]:
     """The trainer of a policy of tokens, or of a flow, which scores its labels itself."""
-    if not getattr(policy.model, "scores_labels", False):
+    if not is_flow(policy):
         return PlanVLATrainer
     from posttrain.vla.flow.trainer import FlowVLATrainer
 

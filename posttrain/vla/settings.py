@@ -14,6 +14,7 @@ __all__ = [
     "Decoding",
     "DiagnoseSettings",
     "EnvironmentSettings",
+    "FlowSettings",
     "Intervention",
     "Lora",
     "ModelSettings",
@@ -138,6 +139,22 @@ class ActionSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FlowSettings:
+    """How a flow-matching policy makes an action: `steps` steps lead to it from noise.
+
+    Each adds noise of its own, `noise * sqrt(t / steps)` deviations of D's actions at a time t from
+    1 down to 1 / steps: without it a policy gradient has no likelihood to follow.
+    """
+
+    steps: int = 5
+    noise: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, f"steps must be >= 1, got {self.steps!r}")
+        require(0 < self.noise <= 1, f"noise must lie in (0, 1], got {self.noise!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
     """Which vision-language model is cloned, or which checkpoint is pi_0 when `sft` is null.
 
@@ -153,6 +170,8 @@ class ModelSettings:
     layers: int = 2
     prompt: str = "{instruction}"
     actions: ActionSettings = field(default_factory=ActionSettings)
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    """Of a flow only: `tiny_pi0`, or a PI0, which takes of `actions` chunk and execute."""
     lora: Lora | None = None
     quantization: Quantization | None = None
 

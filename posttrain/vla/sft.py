@@ -21,6 +21,7 @@ from posttrain.tuning.resume import go_on
 from posttrain.tuning.rolled import Rolled
 from posttrain.tuning.settings import Lora
 from posttrain.tuning.world import World
+from posttrain.vla.checkpoint import holds_flow, is_flow
 from posttrain.vla.demonstrations import Demonstrations, DemonstrationsError
 from posttrain.vla.frames import Frames, spread
 from posttrain.vla.settings import SftSettings
@@ -53,6 +54,24 @@ class Collate:
 
 class RolledSFTTrainer(Rolled, SFTTrainer):
     """SFT, evaluated by episodes."""
+
+
+def trainer_kind(policy: Policy, *, rolled: bool = False) -> type[SFTTrainer]:
+    """The trainer of a policy's kind; `rolled` is evaluated by episodes."""
+    if not is_flow(policy):
+        return RolledSFTTrainer if rolled else SFTTrainer
+    from posttrain.vla.flow.trainer import FlowSFTTrainer, RolledFlowSFTTrainer
+
+    return RolledFlowSFTTrainer if rolled else FlowSFTTrainer
+
+
+def preset(*, flow: bool) -> Mapping[str, bool]:
+    """What the trainer of a flow has to leave off, where others have it on a GPU."""
+    if not flow:
+        return {}
+    from posttrain.vla.flow.trainer import OFF
+
+    return OFF
 
 
 def to_clone(demonstrations: Demonstrations, settings: SftSettings) -> Demonstrations:
@@ -102,6 +121,7 @@ def train(
             "logging_steps": max(1, steps // 40),
             "save_steps": max(1, steps // 4),
             "per_device_eval_batch_size": 64,
+            **preset(flow=is_flow(policy)),
             **settings.trainer,
         },
         ours={
@@ -122,7 +142,7 @@ def train(
     both = Both(Collate(frames, policy), Collate(watched, policy))
     with progress.bar("SFT on D", steps, speak=world.main) as bar:
         trainer = _trainer(
-            SFTTrainer,
+            trainer_kind(policy),
             policy,
             config,
             train=numbers(range(len(frames))),
@@ -219,7 +239,7 @@ def further_config(job: Job, *, start: bool = True) -> Any:
     return training.trainer_config(
         SFTConfig,
         "rl.trainer",
-        {"logging_steps": 5, **given},
+        {"logging_steps": 5, **preset(flow=holds_flow(job.pi0)), **given},
         ours={
             **FIXED,
             "output_dir": str(job.folder),
@@ -238,7 +258,7 @@ def further_trainer(job: Job, config: Any, policy: Policy) -> Any:
     """The trainer of a rival: D is cloned further, with as many updates and no RL."""
     frames = Frames(job.experience.demonstrations, policy.tokenizer)
     return _trainer(
-        RolledSFTTrainer,
+        trainer_kind(policy, rolled=True),
         policy,
         config,
         train=numbers(range(len(frames))),

@@ -67,33 +67,60 @@ class Run:
     def load(self, path: Path) -> Policy:
         """A policy of this run, on the accelerator where there is one."""
         from posttrain.tuning.model import device
-        from posttrain.vla.policy import load_policy
+        from posttrain.vla.checkpoint import load
 
-        found = load_policy(path, dtype=self.recipe.model.dtype)
+        recipe = self.recipe
+        found = load(path, recipe.model, temperature=recipe.rollout.temperature)
         found.model.to(device())
         return found
 
     def base(self) -> Policy:
         """The policy before cloning: its model with action tokens, or a policy that it names."""
-        from posttrain.vla.actions import FILE, from_data
-        from posttrain.vla.eyes import States
-        from posttrain.vla.policy import make_policy
+        from posttrain.vla.checkpoint import holds_policy
+        from posttrain.vla.flow.start import is_pi0
 
         settings = self.recipe.model
-        if (Path(settings.path) / FILE).is_file():
+        if holds_policy(settings.path):
             return self.load(Path(settings.path))
         found = self.cloned
         fleet = self.fleet()
         space: Any = fleet.action_space
         fleet.close()
+        return (self._flow if is_pi0(settings) else self._speaker)(space, found)
+
+    def _speaker(self, space: Any, found: Demonstrations) -> Policy:
+        from posttrain.vla.actions import from_data
+        from posttrain.vla.eyes import States
+        from posttrain.vla.policy import make_policy
+
+        settings, rows = self.recipe.model, self.rows(found)
         return make_policy(
             settings,
-            from_data(space, found.actions[self.rows(found)], settings.actions),
-            instructions=sorted({e.instruction for e in self.demonstrations.episodes}),
+            from_data(space, found.actions[rows], settings.actions),
+            instructions=self._instructions,
             shape=next(iter(found.pictures.shapes.values())),
-            states=None if found.states is None else States.of(found.states[self.rows(found)]),
+            states=None if found.states is None else States.of(found.states[rows]),
             seed=self.recipe.seed,
         )
+
+    def _flow(self, space: Any, found: Demonstrations) -> Policy:
+        from posttrain.vla.flow.start import make_flow
+
+        rows, reads = self.rows(found), self.recipe.environment.state
+        made: Any = make_flow(
+            self.recipe.model,
+            space,
+            found.actions[rows],
+            found.states[rows] if reads and found.states is not None else None,
+            instructions=self._instructions,
+            cloned=self.recipe.sft is not None,
+            seed=self.recipe.seed,
+        )
+        return made
+
+    @property
+    def _instructions(self) -> list[str]:
+        return sorted({e.instruction for e in self.demonstrations.episodes})
 
     @staticmethod
     def rows(part: Demonstrations) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +23,7 @@ from posttrain.vla.observation import Decisions, Floats, Images, Observations, T
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IMAGE = "<image>"
+PROMPT = "prompt.json"
 LEAST_DRAW = 2.0**-54
 """Uniform draws of 0 have no normal."""
 
@@ -165,15 +166,14 @@ class FlowPolicy:
         return torch.from_numpy(np.asarray(tokens)).to(self.model.device)
 
     def save(self, folder: Path) -> None:
-        """Write weights, words and scale."""
+        """Write weights, words, scale, and `prompt.json`; `load_policy` reads them."""
         self.model.save_pretrained(folder)
         self.words.save_pretrained(folder)
         self.tokenizer.save(folder)
+        (folder / PROMPT).write_text(json.dumps({"prompt": self.prompt}) + "\n", encoding="utf-8")
 
 
-def load_policy(
-    folder: Path, *, prompt: str = "{instruction}", dtype: Any = torch.float32
-) -> FlowPolicy:
+def load_policy(folder: Path, *, dtype: Any = torch.float32) -> FlowPolicy:
     """Read what `FlowPolicy.save` wrote.
 
     Raises:
@@ -181,15 +181,25 @@ def load_policy(
     """
     from transformers import AutoTokenizer
 
-    scaling = Scaling.load(folder)
+    scaling, prompt = Scaling.load(folder), _read_prompt(folder / PROMPT)
     try:
-        model = FlowPI0.from_pretrained(folder, dtype=dtype)
+        model = FlowPI0.from_pretrained(folder, dtype=dtype, use_safetensors=True)
         words = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise FlowError(f"model.path: cannot load {folder}: {error}") from error
     if not hasattr(model.config, "flow"):
         shape_flow(model.config, size=scaling.size, chain=Chain())
     return FlowPolicy(model.eval(), words, scaling, prompt)
+
+
+def _read_prompt(file: Path) -> str:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))["prompt"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise FlowError(f"cannot read {file}: {error}") from error
+    if not isinstance(found, str):
+        raise FlowError(f"{file}: prompt must be a text, got {found!r}")
+    return found
 
 
 @lru_cache(maxsize=4096)

@@ -86,10 +86,14 @@ class Scaling:
     def state(self, states: Floats | None, n: int, width: int) -> Floats:
         """States on the model's scale, padded with zeros, `[n, width]`.
 
+        A policy without proprioception looks at none that there may be.
+
         Raises:
-            FlowError: there is a state where D has none, or the other way round, or another size.
+            FlowError: there is no state, or one of another size, for a policy that reads it.
         """
         padded = np.zeros((n, width), np.float32)
+        if not self.state_mean:
+            return padded
         got = 0 if states is None else states.shape[1]
         if got != len(self.state_mean):
             raise FlowError(

@@ -203,7 +203,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FlowError, match="demonstrations' actions"):
         from_data(Box(-1, 1, (2,)), np.zeros((3, 4)))
     with pytest.raises(FlowError, match="proprioception"):
-        policy.rows(seen(1, states=2), np.zeros((1, policy.tokens), dtype=np.int64))
+        policy_of(states=1).rows(seen(1, states=2), np.zeros((1, 8), dtype=np.int64))
     with pytest.raises(FlowError, match="labels"):
         policy.model(**policy.rows(seen(1), np.zeros((1, 7), dtype=np.int64)))
     with pytest.raises(FlowError, match="draws"):
