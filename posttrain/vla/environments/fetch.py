@@ -66,7 +66,7 @@ class FetchReach(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
             colours: how many colours there are to choose from.
             axes: 3 moves along x, y and z; 2 along x and y, and the balls are at one height.
             state: whether the gripper's place is observed, from its start, in units of 0.2 m.
-            max_steps: after which an episode is truncated.
+            max_steps: after which an episode is over where the recipe says no limit.
 
         Raises:
             WorldError: an option cannot be had, or gymnasium-robotics is not installed.
@@ -90,7 +90,7 @@ class FetchReach(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
         self.observation_space = Dict(spaces)
         self.action_space = Box(-1.0, 1.0, (axes,), np.float32)
         self.balls: dict[str, Vector] = {}
-        self.target, self.steps = "", 0
+        self.target = ""
 
     @property
     def gripper(self) -> Vector:
@@ -105,7 +105,6 @@ class FetchReach(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
         if seed is not None:
             self.np_random = np.random.default_rng(seed)
         self._restore()
-        self.steps = 0
         while not self._hung():
             pass
         return self._observation(), {"task": self.target, "is_success": False}
@@ -114,7 +113,6 @@ class FetchReach(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
         self, action: npt.NDArray[np.float32]
     ) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Move the gripper; the first ball that it reaches ends the episode."""
-        self.steps += 1
         moved = np.zeros(3)
         moved[: self.axes] = np.clip(action, -1.0, 1.0) * STRIDE
         room = np.array([0.2, 0.2, 0.1])
@@ -125,9 +123,7 @@ class FetchReach(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
         self._mujoco.mj_forward(self.model, self.data)
         met = [name for name, at in self.balls.items() if _gap(at, self.gripper) < REACH]
         success = self.target in met
-        truncated = not met and self.steps >= self.max_steps
-        info = {"is_success": success}
-        return self._observation(), float(success), bool(met), truncated, info
+        return self._observation(), float(success), bool(met), False, {"is_success": success}
 
     def expert_action(self) -> npt.NDArray[np.float32]:
         """Straight towards the ball that is named."""

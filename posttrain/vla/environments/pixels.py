@@ -24,12 +24,20 @@ Ball = tuple[npt.NDArray[np.float64], float, tuple[float, float, float]]
 
 
 def headless() -> Any:
-    """The module mujoco, told to draw without a screen where nothing else was said."""
+    """The module mujoco, told to draw without a screen where nothing else was said.
+
+    Raises:
+        WorldError: it is not installed.
+    """
     if sys.platform.startswith("linux"):
         os.environ.setdefault("MUJOCO_GL", "egl")
-    import mujoco
-
-    return mujoco
+    try:
+        return importlib.import_module("mujoco")
+    except ModuleNotFoundError as error:
+        raise WorldError(
+            f"environment.id: this one needs the package {error.name!r}: pip install "
+            "'posttrain[control]', or see docs/simulators.md"
+        ) from error
 
 
 class Camera:

@@ -25,10 +25,11 @@ def env():
 
 def played(env, act):
     steps = []
-    while True:
+    while len(steps) < env.max_steps:
         steps.append(env.step(act()))
-        if steps[-1][2] or steps[-1][3]:
-            return steps
+        if steps[-1][2]:
+            break
+    return steps
 
 
 def test_it_obeys_the_protocol(env):
@@ -50,7 +51,7 @@ def test_the_expert_succeeds_and_the_idle_do_not(env):
     env.reset(seed=0)
     idle = played(env, env.idle_action)
     assert len(idle) == 10
-    assert idle[-1][3]
+    assert not idle[-1][2]
     assert not idle[-1][4]["is_success"]
 
 
