@@ -124,7 +124,7 @@ def _policy(size: dict[str, Any], actions: Any) -> Policy:
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=size["scale"],
         pad_token_id=0,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
     )  # fmt: skip
     model: Any = Idefics3ForConditionalGeneration(config)
     kind = torch.bfloat16 if torch.accelerator.is_available() else torch.float32

@@ -190,13 +190,15 @@ def line(name: str, rows: float, found: dict[str, list[float]], apart: float) ->
     """Rates; two that have not trained the same are not compared."""
     if apart > SAME:
         raise SystemExit(f"{name}: the two loops' weights differ by {apart:.2g}")
-    return (
+    made = (
         name,
         f"{rows:.0f}",
         f"{rows / spread(found['trainer']).median:,.0f}",
         f"{ratio(found['hand'], found['trainer']):.3f}",
         f"{apart:.0e}",
     )
+    print(*made, sep="  ", flush=True)
+    return made
 
 
 if __name__ == "__main__":
