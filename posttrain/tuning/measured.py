@@ -93,17 +93,18 @@ def stopping_rule(
 def reuse(path: Path, reading: Reading = PLAIN) -> Records:
     """Rollouts that somebody else has drawn, as the held-out rollouts of pi_0.
 
-    Scores, or an evaluation log of another tool.
+    Scores, or an evaluation log of another tool; without units every episode is one.
     """
     found = read_any(path, source="policy", reading=reading).rows()
     return [
         {
             **row,
             "source": "policy",
+            "unit": row.get("unit") or f"episode {place}",
             "split": row.get("split") or "heldout",
             "decoding": row.get("decoding") or "rollout",
         }
-        for row in found
+        for place, row in enumerate(found)
     ]
 
 

@@ -208,7 +208,9 @@ class Acting:
         chosen = taught or [(played[0], 0.0)]
         parts = int(self.args.steps_per_generation)
         tokens = np.concatenate([one.tokens for one, _ in chosen])
-        short = -len(tokens) % parts
+        held = torch.tensor([len(tokens)], device=self._where)
+        most = int(self.accelerator.gather(held).max())  # TRL gathers rows: ranks need as many
+        short = -(-most // parts) * parts - len(tokens)
         spare = np.arange(short) % len(tokens)
         self.seen = join([one.seen for one, _ in chosen])
         rows = torch.tensor([*range(len(tokens)), *spare.tolist()])

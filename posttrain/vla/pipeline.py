@@ -127,7 +127,7 @@ def _sample(work: Run) -> None:
         write_scores(measure.side_by_side(demonstrations, played, limit), work.record.scores_file)
 
 
-def _played(work: Run, demonstrations: list[dict[str, Any]]) -> tuple[measured.Records, int]:
+def _played(work: Run, demonstrations: list[dict[str, Any]]) -> tuple[measured.Records, int | None]:
     """Episodes of pi_0, and the limit on their steps."""
     settings, fleet = work.recipe.diagnose, work.fleet()
     try:

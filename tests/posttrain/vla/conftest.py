@@ -99,11 +99,10 @@ class Cloned:
 @pytest.fixture(scope="session")
 def cloned(tmp_path_factory):
     """A policy of 32 units that has seen 60 demonstrations twice."""
-    from posttrain.vla.maker import make
-
     from posttrain.vla import sft
     from posttrain.vla.actions import from_data
     from posttrain.vla.environments.make import make_fleet
+    from posttrain.vla.maker import make
     from posttrain.vla.policy import make_policy, save
 
     training.silence()

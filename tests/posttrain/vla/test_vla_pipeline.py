@@ -169,7 +169,7 @@ def test_a_study_compares_plans_of_a_robot_policy(tmp_path):
         ],
     }))  # fmt: skip
     run_study(load_study(study), backend="threading")
-    assert len(list((tmp_path / "studies").rglob("outcome.json"))) == 2
+    assert len(list((tmp_path / "studies").glob("two/small/*/seed-0/outcome.json"))) == 2
 
 
 def launch(recipe, output):
