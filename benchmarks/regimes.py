@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.llm.outcome import gain
+from posttrain.tuning.outcome import gain
 from posttrain.record import Record, write_json
 from posttrain.regime.statistics import clustered_mean
 from posttrain.run import load, run

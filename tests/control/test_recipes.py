@@ -126,8 +126,8 @@ def test_rebracs_penalties_are_means_of_the_published_sums(name, actions, publis
 def test_a_recipe_without_a_kind_is_told_the_kinds(tmp_path):
     path = tmp_path / "x.yaml"
     for text, sentence in (
-        ("name: x", "kind is missing; wanted 'control' or 'llm'"),
-        ("kind: vlla", "wanted 'control' or 'llm', got 'vlla'"),
+        ("name: x", "kind is missing; wanted 'control' or 'llm' or 'vla'"),
+        ("kind: vlla", "wanted 'control' or 'llm' or 'vla', got 'vlla'"),
         ("kind: study", "posttrain study"),
         ("kind: control\nname: x\nenv: {id: a, maze: 3}\ndataset: {source: a}", "env.maze"),
     ):
