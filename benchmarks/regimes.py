@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.tuning.outcome import gain
 from posttrain.record import Record, write_json
 from posttrain.regime.statistics import clustered_mean
 from posttrain.run import load, run
+from posttrain.tuning.outcome import gain
 
 RECIPES = {
     "arithmetic": "inferior",
