@@ -162,6 +162,14 @@ class FlowPI0(PI0ForConditionalGeneration):
         mask = torch.where(prompt, mask, 0)[:, :keep]
         return torch.where(prompt, ids, 0)[:, :keep], mask, state
 
+    def prepare_inputs_for_generation(self, *_: Any, **__: Any) -> Any:
+        """Refuse: PEFT's adapters of causal models look for it, and a flow says no words.
+
+        Raises:
+            FlowError: always.
+        """
+        raise FlowError("a flow does not generate tokens; act with its policy")
+
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Write a folder that says PI0, which it is for everyone else."""
         super().save_pretrained(save_directory, *args, **kwargs)

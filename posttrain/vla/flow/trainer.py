@@ -99,6 +99,13 @@ class FlowVLATrainer(PlanVLATrainer):
         entropy[:, : self.policy.model.start_tokens] = 0
         return taken, entropy, None
 
+    def _label_logp(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The flow-matching loss of demonstrations, negated; no temperature has a part in it."""
+        labels = batch.pop("labels")
+        with self.accelerator.autocast():
+            out = model(**batch, labels=labels)
+        return out.log_probs, labels[:, 1:] != -100
+
     def _kl_beside(
         self, estimator: Estimator, heard: Sequence[Heard], inputs: Any, mask: Tensor
     ) -> Tensor:
