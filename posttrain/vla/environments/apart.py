@@ -71,7 +71,7 @@ class Apart:
         self.num_envs, self.name = settings.envs, settings.id
         self._patience = answering * settings.envs
         options = _plain(settings.options)
-        self._process, self._line, self._said = _start(settings)
+        self._process, self._line, self._said, self._listener = _start(settings)
         self._finish = weakref.finalize(self, _end, self._process, self._line, os.getpid())
         request = {
             "call": "make",
@@ -202,6 +202,7 @@ class Apart:
 
     def _lost(self, what: str) -> SimulatorError:
         self.close()
+        self._listener.join(GRACE)  # its last words may still be in the pipe
         last = "\n".join(self._said)
         return SimulatorError(
             f"environment.python: the simulator of {self.name}: {what}"
@@ -255,8 +256,8 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _start(
     settings: EnvironmentSettings,
-) -> tuple[subprocess.Popen[bytes], socket.socket, deque[str]]:
-    """The other interpreter, our end of the socket, and the last lines that it printed."""
+) -> tuple[subprocess.Popen[bytes], socket.socket, deque[str], Thread]:
+    """The other interpreter, our end of the socket, the last lines that it printed, who listens."""
     near, far = socket.socketpair()
     command = [str(settings.python), "-u", str(HERE / "serve.py"), str(far.fileno())]
     try:
@@ -277,8 +278,9 @@ def _start(
     finally:
         far.close()
     said: deque[str] = deque(maxlen=12)
-    Thread(target=_listen, args=(process.stdout, said), daemon=True).start()
-    return process, near, said
+    listener = Thread(target=_listen, args=(process.stdout, said), daemon=True)
+    listener.start()
+    return process, near, said, listener
 
 
 def _listen(pipe: IO[bytes], said: deque[str]) -> None:
