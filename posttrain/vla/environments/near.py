@@ -1,4 +1,4 @@
-"""Simulators in this interpreter: gymnasium's vector environments, in one process or one each.
+"""Simulators in this interpreter: all in this process, or in one each.
 
 `Seat` wraps one environment so that a vector of them does only what is needed: the cameras that
 nobody looks at stay behind, an episode that is over waits at no cost until a reset names its seat,
@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Dict
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from posttrain.vla.environments.protocol import (
     EXPERT,
@@ -142,7 +142,13 @@ class Near:
             n for n in (EXPERT, IDLE) if hasattr(first.unwrapped, n)
         )
         keys = (*cameras, STATE) if settings.state else cameras
-        self._vector = _vector(settings, first, partial(_seat, settings, make, keys, limit))
+        seat = partial(_seat, settings, make, keys, limit)
+        if settings.vector == "sync":
+            others = [seat() for _ in range(settings.envs - 1)]
+            self._vector: Any = _Bench([Seat(first, keys, limit, name), *others])
+        else:
+            first.close()
+            self._vector = _apart(seat, settings.envs)
         self._texts = [""] * settings.envs
         self._begun = False
 
@@ -167,7 +173,7 @@ class Near:
             self._begun = True
         for i in np.flatnonzero(mask).tolist():
             self._texts[i] = info[INSTRUCTION][i]
-        return self._told(seen), {TASK: info[TASK], f"_{TASK}": info[f"_{TASK}"]}
+        return self._told(seen), {TASK: info[TASK]}
 
     def step(
         self, actions: npt.NDArray[Any]
@@ -204,27 +210,66 @@ class Near:
         return actions
 
 
-def _seat(
-    settings: EnvironmentSettings, make: Make, keys: tuple[str, ...], limit: int
-) -> gymnasium.Env[Any, Any]:
+def _seat(settings: EnvironmentSettings, make: Make, keys: tuple[str, ...], limit: int) -> Seat:
     return Seat(make(settings), keys, limit, settings.id)
 
 
-def _vector(
-    settings: EnvironmentSettings,
-    first: gymnasium.Env[Any, Any],
-    seat: Callable[[], gymnasium.Env[Any, Any]],
-) -> Any:
-    """Gymnasium's vector environment; frames are copied by whoever keeps them."""
-    if settings.vector == "sync":
-        _, _, keys, limit = seat.args  # type: ignore[attr-defined]
-        made = [lambda: Seat(first, keys, limit, settings.id), *[seat] * (settings.envs - 1)]
-        return SyncVectorEnv(made, copy=False, autoreset_mode=AutoresetMode.DISABLED)
-    first.close()
+class _Bench:
+    """Seats of this process, one after the other: what `Near` needs of a vector environment.
+
+    Gymnasium's own does the same and more: at a step of 64 it visits those that wait too, merges a
+    dictionary of each and stacks every picture anew, which took as long as the environments
+    themselves. Only what a call changes is written here.
+    """
+
+    def __init__(self, seats: Sequence[Seat]) -> None:
+        self.seats = list(seats)
+        self.seen: Seen = {
+            key: np.stack([seat.shown[key] for seat in self.seats]) for key in self.seats[0].keys
+        }
+        self.rewards = np.zeros(len(self.seats))
+        self.said = np.zeros(len(self.seats), np.int64)
+
+    def reset(
+        self, *, seed: Sequence[int | None], options: Mapping[str, Any] | None = None
+    ) -> tuple[Seen, dict[str, Any]]:
+        del options
+        info = {name: np.full(len(self.seats), None, object) for name in (INSTRUCTION, TASK)}
+        for i, one in enumerate(seed):
+            if one is not None:
+                shown, told = self.seats[i].reset(seed=one)
+                self._show(i, shown)
+                for name, text in told.items():
+                    info[name][i] = text
+        return self.seen, info
+
+    def step(self, actions: npt.NDArray[Any]) -> tuple[Seen, Any, None, None, dict[str, Any]]:
+        self.rewards[:], self.said[:] = 0.0, 0
+        for i, seat in enumerate(self.seats):
+            if not seat.over:
+                shown, self.rewards[i], _, _, told = seat.step(actions[i])
+                self.said[i] = told[SAID]
+                self._show(i, shown)
+        return self.seen, self.rewards.copy(), None, None, {SAID: self.said}
+
+    def call(self, name: str) -> list[Any]:
+        return [getattr(seat, name)() for seat in self.seats]
+
+    def close(self) -> None:
+        for seat in self.seats:
+            seat.close()
+
+    def _show(self, i: int, shown: Seen) -> None:
+        for key, rows in self.seen.items():
+            rows[i] = shown[key]
+
+
+def _apart(seat: Callable[[], Seat], envs: int) -> Any:
+    """Seats in a process each; frames are copied by whoever keeps them."""
     # A process that is forked off this one would inherit its threads' locks, and its accelerator.
     methods = multiprocessing.get_all_start_methods()
     return AsyncVectorEnv(
-        [seat] * settings.envs,
+        [seat] * envs,
         copy=False,
         context="forkserver" if "forkserver" in methods else "spawn",
         autoreset_mode=AutoresetMode.DISABLED,
