@@ -113,11 +113,13 @@ class Eyes:
             raise EyesError("a policy needs one observation or more, with one image or more each")
         shapes = tuple(tuple(pixels.shape[1:]) for pixels in seen.images.values())
         said = self.say(seen)
-        prompts = [self._read(text, shapes, seen, row) for row, text in enumerate(said)]
+        places: dict[str, int] = {}
+        which = [places.setdefault(text, len(places)) for text in said]
         look = self._looks.get(shapes) or self._looks.setdefault(shapes, self._learn(said[0], seen))
         if look.how == "processor":
             return self._whole(said, seen)
-        return {**self._padded(prompts), **self._shown(look, seen)}
+        prompts = [self._read(text, shapes, seen) for text in places]
+        return {**self._padded(prompts, which), **self._shown(look, seen)}
 
     def answered(self, batch: dict[str, torch.Tensor], tokens: int) -> dict[str, torch.Tensor]:
         """A batch of `encode` where each column of kinds of tokens is longer by an answer."""
@@ -145,12 +147,12 @@ class Eyes:
         numbers = self.states.say(seen.states)
         return [text.replace("{state}", state) for text, state in zip(texts, numbers, strict=True)]
 
-    def _read(self, text: str, shapes: Shapes, seen: Observations, row: int) -> _Prompt:
+    def _read(self, text: str, shapes: Shapes, seen: Observations) -> _Prompt:
         key = (text, shapes)
         if key in self._prompts:
             self._prompts.move_to_end(key)
             return self._prompts[key]
-        found = self._whole([text], seen.take([row]))
+        found = self._whole([text], seen.take([0]))
         kinds = {name: tuple(found[name][0].tolist()) for name in PER_TOKEN if name in found}
         self._prompts[key] = _Prompt(tuple(found["input_ids"][0].tolist()), kinds)
         if len(self._prompts) > REMEMBERED:
@@ -214,7 +216,8 @@ class Eyes:
         beside = {k: v.repeat(n, *[1] * (v.ndim - 1)) for k, v in look.beside.items()}
         return {"pixel_values": pixels.reshape(n * first, *rest), **beside}
 
-    def _padded(self, prompts: Sequence[_Prompt]) -> dict[str, torch.Tensor]:
+    def _padded(self, prompts: Sequence[_Prompt], which: list[int]) -> dict[str, torch.Tensor]:
+        """The columns of rows, each of which has one of the prompts."""
         length = max(len(prompt.ids) for prompt in prompts)
         names = sorted({name for prompt in prompts for name in prompt.kinds})
         ids = np.full((len(prompts), length), self.pad, dtype=np.int64)
@@ -225,7 +228,7 @@ class Eyes:
             columns["attention_mask"][row, start:] = 1
             for name, kinds in prompt.kinds.items():
                 columns[name][row, start:] = kinds
-        return {k: torch.from_numpy(v) for k, v in {"input_ids": ids, **columns}.items()}
+        return {k: torch.from_numpy(v[which]) for k, v in {"input_ids": ids, **columns}.items()}
 
 
 def _talk(text: str, images: Sequence[Any]) -> list[dict[str, Any]]:
@@ -250,8 +253,10 @@ def _coloured(maker: Any, seen: Observations) -> torch.Tensor | None:
     table = _table(float(maker.rescale_factor), maker.image_mean, maker.image_std)
     images: Images = np.stack(list(seen.images.values()), axis=1)
     images = images.reshape(-1, *images.shape[2:])
-    channels = [table[channel][images[..., channel]] for channel in range(images.shape[-1])]
-    return torch.from_numpy(np.stack(channels, axis=1))
+    coloured = np.empty((len(images), len(table), *images.shape[1:3]), np.float32)
+    for channel, row in enumerate(table):
+        np.take(row, images[..., channel], out=coloured[:, channel], mode="clip")
+    return torch.from_numpy(coloured)
 
 
 def _table(scale: float, mean: Sequence[float], spread: Sequence[float]) -> npt.NDArray[np.float32]:
