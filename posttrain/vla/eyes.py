@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -250,7 +251,8 @@ def _coloured(maker: Any, seen: Observations) -> torch.Tensor | None:
     """Colours looked up in a table, `[n * cameras, 3, height, width]`; None for mixed sizes."""
     if len({pixels.shape for pixels in seen.images.values()}) > 1 or not maker.do_normalize:
         return None
-    table = _table(float(maker.rescale_factor), maker.image_mean, maker.image_std)
+    mean, spread = tuple(maker.image_mean), tuple(maker.image_std)
+    table = _table(float(maker.rescale_factor), mean, spread)
     images: Images = np.stack(list(seen.images.values()), axis=1)
     images = images.reshape(-1, *images.shape[2:])
     coloured = np.empty((len(images), len(table), *images.shape[1:3]), np.float32)
@@ -259,7 +261,10 @@ def _coloured(maker: Any, seen: Observations) -> torch.Tensor | None:
     return torch.from_numpy(coloured)
 
 
-def _table(scale: float, mean: Sequence[float], spread: Sequence[float]) -> npt.NDArray[np.float32]:
+@lru_cache(maxsize=16)
+def _table(
+    scale: float, mean: tuple[float, ...], spread: tuple[float, ...]
+) -> npt.NDArray[np.float32]:
     """What each of 256 intensities becomes, `[3, 256]`, in the arithmetic of the processors."""
     steps = (np.arange(256, dtype=np.float64) * scale).astype(np.float32)
     middle = np.array(mean, dtype=np.float32)[:, None]

@@ -51,6 +51,20 @@ def join(parts: Sequence[Observations]) -> Observations:
     )
 
 
+def gather(rows: Sequence[tuple[Observations, int]]) -> Observations:
+    """Rows of batches, one behind the other; all have the same cameras and sizes."""
+    first = rows[0][0]
+    return Observations(
+        images={
+            name: np.array([part.images[name][i] for part, i in rows]) for name in first.images
+        },
+        instructions=[part.instructions[i] for part, i in rows],
+        states=None
+        if first.states is None
+        else np.array([part.states[i] for part, i in rows if part.states is not None]),
+    )
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Decisions:
     """What a policy decides on n observations: a chunk of actions each."""

@@ -64,7 +64,7 @@ class Policy:
             raise PolicyError(
                 f"draws must be shaped [{len(seen)}, {self.tokens}], got {list(draws.shape)}"
             )
-        ids = torch.tensor(self.tokenizer.ids, device=self.model.device)
+        ids = torch.from_numpy(np.array(self.tokenizer.ids)).to(self.model.device)
         parts = []
         with _still(self.model), torch.no_grad():
             for start in range(0, len(seen), self.at_once):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from posttrain.vla.observation import Actor, Decisions, Observations, Tokens, join
+from posttrain.vla.observation import Actor, Decisions, Observations, Tokens, gather
 from posttrain.vla.played import Played, records
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ class _Episode:
     task: str
     steps: int = 0
     rewards: float = 0.0
-    seen: list[Observations] = field(default_factory=list)
+    seen: list[tuple[Observations, int]] = field(default_factory=list)
     tokens: list[Tokens] = field(default_factory=list)
-    frames: list[Observations] = field(default_factory=list)
+    frames: list[tuple[Observations, int]] = field(default_factory=list)
     actions: list[Any] = field(default_factory=list)
     gains: list[float] = field(default_factory=list)
     instruction: str = ""
@@ -144,15 +144,22 @@ def _round(
         if keep == "frames":
             _film(playing, fleet, slots, live)
         found = fleet.step([slots[i] for i in live], decided.actions[live, k])
+        over: list[tuple[int, Stepped]] = []
         for i, step in zip(live, found, strict=True):
-            _count(playing[slots[i]], step, decided.actions[i, k], keep=keep)
-        over = [(i, step) for i, step in zip(live, found, strict=True) if _over(step)]
+            episode = playing[slots[i]]
+            episode.steps += 1
+            episode.rewards += step.reward
+            if keep == "frames":
+                episode.actions.append(decided.actions[i, k])
+                episode.gains.append(step.reward)
+            if step.terminated or step.truncated:
+                over.append((i, step))
         if keep == "frames":
             _film(playing, fleet, slots, [i for i, _ in over])
         for i, step in over:
             episode = playing.pop(slots[i])
             ended[episode.place] = _played(episode, step)
-        live = [i for i, step in zip(live, found, strict=True) if not _over(step)]
+        live = [i for i in live if slots[i] in playing]
         if not live:
             break
     return ended
@@ -164,12 +171,8 @@ def _note(
     for i, episode in enumerate(episodes):
         episode.instruction = seen.instructions[i]
         if keep != "none":
-            episode.seen.append(_row(seen, i))
+            episode.seen.append((seen, i))
             episode.tokens.append(decided.tokens[i])
-
-
-def _over(step: Stepped) -> bool:
-    return step.terminated or step.truncated
 
 
 def _film(
@@ -179,33 +182,16 @@ def _film(
         return
     shown = fleet.observe([slots[i] for i in live])
     for row, i in enumerate(live):
-        playing[slots[i]].frames.append(_row(shown, row))
-
-
-def _count(episode: _Episode, step: Stepped, action: Any, *, keep: Keep) -> None:
-    episode.steps += 1
-    episode.rewards += step.reward
-    if keep == "frames":
-        episode.actions.append(action)
-        episode.gains.append(step.reward)
-
-
-def _row(seen: Observations, i: int) -> Observations:
-    """One row, without a copy."""
-    return Observations(
-        images={name: pixels[i : i + 1] for name, pixels in seen.images.items()},
-        instructions=[seen.instructions[i]],
-        states=None if seen.states is None else seen.states[i : i + 1],
-    )
+        playing[slots[i]].frames.append((shown, row))
 
 
 def _played(episode: _Episode, last: Stepped) -> Played:
     kept: dict[str, Any] = {}
     if episode.seen:
-        kept |= {"seen": join(episode.seen), "tokens": np.stack(episode.tokens)}
+        kept |= {"seen": gather(episode.seen), "tokens": np.array(episode.tokens)}
     if episode.frames:
         kept |= {
-            "frames": join(episode.frames).images,
+            "frames": gather(episode.frames).images,
             "actions": np.stack(episode.actions),
             "gains": np.array(episode.gains, np.float32),
         }

@@ -89,9 +89,8 @@ class Seat(gymnasium.Wrapper[Any, Any, Any, Any]):
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.steps += 1
         self.shown = {key: observation[key] for key in self.keys}
-        truncated = (truncated or self.steps >= self.limit) and not terminated
-        self.over = bool(terminated or truncated)
-        said = ENDED * bool(terminated) + CUT * bool(truncated)
+        said = ENDED if terminated else CUT if truncated or self.steps >= self.limit else 0
+        self.over = said > 0
         if SUCCESS in info:
             said += KNOWN + SUCCEEDED * bool(info[SUCCESS])
         return self.shown, float(reward), False, False, {SAID: said}
