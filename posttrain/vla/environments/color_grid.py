@@ -99,6 +99,11 @@ class ColorGrid(gymnasium.Env[dict[str, Any], Any]):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Begin an episode, which its seed decides."""
         del options
+        self.begin(seed)
+        return self._observation(), {"task": self.target, "is_success": False}
+
+    def begin(self, seed: int | None) -> None:
+        """Lay out an episode and look at nothing."""
         if seed is not None:
             self.np_random = np.random.default_rng(seed)
         self.steps = 0
@@ -106,7 +111,11 @@ class ColorGrid(gymnasium.Env[dict[str, Any], Any]):
             self._lay()
             if self.distances.get(self.agent, self.max_steps + 1) <= self.max_steps:
                 break
-        return self._observation(), {"task": self.target, "is_success": False}
+
+    @property
+    def instruction(self) -> str:
+        """What is to be done."""
+        return f"go to the {self.target} block"
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Take one cell; walls hold."""
@@ -179,20 +188,20 @@ class ColorGrid(gymnasium.Env[dict[str, Any], Any]):
     def _observation(self) -> dict[str, Any]:
         seen: dict[str, Any] = {
             "image": self._picture(self.cell),
-            "instruction": f"go to the {self.target} block",
+            "instruction": self.instruction,
         }
         if self.with_state:
             seen["state"] = np.array(self.agent, np.float32) / (self.size - 1)
         return seen
 
     def _picture(self, cell: int) -> Frame:
-        floor, sprites = _floor(self.size, cell), _sprites(cell)
+        floor, drawn = _floor(self.size, cell), sprites(cell)
         picture = floor.copy()
         cells = picture.reshape(self.size, cell, self.size, cell, 3)
         for (row, column), colour in self.standing.items():
-            cells[row, :, column] = sprites[colour]
+            cells[row, :, column] = drawn[colour]
         row, column = self.agent
-        cells[row, :, column] = sprites[self.standing.get(self.agent, "") + "*"]
+        cells[row, :, column] = drawn[self.standing.get(self.agent, "") + "*"]
         return picture
 
 
@@ -222,8 +231,8 @@ def _floor(size: int, cell: int) -> Frame:
 
 
 @lru_cache(maxsize=16)
-def _sprites(cell: int) -> dict[str, Frame]:
-    """Cells by what stands on them: a colour, an agent (`*`), or both (`red*`)."""
+def sprites(cell: int) -> dict[str, Frame]:
+    """Cells by what stands on them: nothing, a colour, an agent (`*`), or both (`red*`)."""
     row, column = np.mgrid[:cell, :cell] + 0.5
     reach = np.hypot(row - cell / 2, column - cell / 2) / cell
     edge = np.maximum(abs(row - cell / 2), abs(column - cell / 2)) / cell
@@ -234,7 +243,7 @@ def _sprites(cell: int) -> dict[str, Frame]:
         ground = _floor(1, cell).copy()
         if name:
             ground[block] = colour
-            made[name] = ground
+        made[name] = ground
         stood = ground.copy()
         stood[agent & (reach <= (0.27 if name else 1))] = AGENT
         made[f"{name}*"] = stood

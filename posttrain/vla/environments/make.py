@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 
 from posttrain.vla.environments.apart import ADAPTERS, make_apart
 from posttrain.vla.environments.color_grid import ID, ColorGrid
+from posttrain.vla.environments.color_grids import ColorGrids
 from posttrain.vla.environments.fleet import Fleet, Simulators
 from posttrain.vla.environments.near import Near
 from posttrain.vla.environments.protocol import WorldError
@@ -21,6 +22,7 @@ GRIDS = ("minigrid/", "BabyAI-", "MiniGrid-")
 MINIGRID = "minigrid"
 
 Env = gymnasium.Env[Any, Any]
+Made = TypeVar("Made", bound=Env)
 
 
 def make_fleet(settings: EnvironmentSettings) -> Fleet:
@@ -29,13 +31,21 @@ def make_fleet(settings: EnvironmentSettings) -> Fleet:
     Raises:
         WorldError: there is no such environment, or it does not fulfil the protocol.
     """
-    simulators: Simulators
-    simulators = Near(settings, make_env) if settings.python is None else make_apart(settings)
+    simulators = _simulators(settings)
     try:
         return Fleet(settings, simulators)
     except WorldError:
         simulators.close()
         raise
+
+
+def _simulators(settings: EnvironmentSettings) -> Simulators:
+    if settings.python is not None:
+        return make_apart(settings)
+    if settings.id == ID and settings.vector == "sync":
+        options = _limited(settings.options, settings.max_steps)
+        return ColorGrids([_called(ColorGrid, options, ID) for _ in range(settings.envs)])
+    return Near(settings, make_env)
 
 
 def make_env(settings: EnvironmentSettings) -> Env:
@@ -62,7 +72,7 @@ def _limited(options: Mapping[str, Any], max_steps: int | None) -> dict[str, Any
     return {**options, "max_steps": max_steps} if max_steps is not None else dict(options)
 
 
-def _called(make: Callable[..., Env], options: Mapping[str, Any], name: str) -> Env:
+def _called(make: Callable[..., Made], options: Mapping[str, Any], name: str) -> Made:
     try:
         return make(**options)
     except TypeError as error:
