@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 from vla_by_hand import ByHand, Extra, by_hand
 
 from posttrain.intervention.plan import Anchor, Plan, Replay
@@ -198,7 +198,7 @@ class Stage:
                 "max_steps": 1_000_000,
             },
         )  # fmt: skip
-        trainer = SFTTrainer(
+        trainer = sft.trainer_kind(policy)(
             model=policy.model,
             args=config,
             train_dataset=sft.numbers(range(count)),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from trl import SFTTrainer
 
 from posttrain import progress
 from posttrain.recipe import RecipeError
@@ -18,15 +17,17 @@ from posttrain.tuning import training
 from posttrain.tuning.cloning import CHECKS, losses, peft_config
 from posttrain.tuning.honour import PlanError
 from posttrain.tuning.resume import go_on
-from posttrain.tuning.rolled import Rolled
 from posttrain.tuning.settings import Lora
 from posttrain.tuning.world import World
 from posttrain.vla.checkpoint import holds_flow, is_flow
+from posttrain.vla.cloner import AnswerSFTTrainer, RolledSFTTrainer
 from posttrain.vla.demonstrations import Demonstrations, DemonstrationsError
 from posttrain.vla.frames import Frames, spread
 from posttrain.vla.settings import SftSettings
 
 if TYPE_CHECKING:
+    from trl import SFTTrainer
+
     from posttrain.vla.job import Job
     from posttrain.vla.policy import Policy
 
@@ -52,14 +53,10 @@ class Collate:
         return {name: tensor.cpu() for name, tensor in found.items()}
 
 
-class RolledSFTTrainer(Rolled, SFTTrainer):
-    """SFT, evaluated by episodes."""
-
-
 def trainer_kind(policy: Policy, *, rolled: bool = False) -> type[SFTTrainer]:
     """The trainer of a policy's kind; `rolled` is evaluated by episodes."""
     if not is_flow(policy):
-        return RolledSFTTrainer if rolled else SFTTrainer
+        return RolledSFTTrainer if rolled else AnswerSFTTrainer
     from posttrain.vla.flow.trainer import FlowSFTTrainer, RolledFlowSFTTrainer
 
     return RolledFlowSFTTrainer if rolled else FlowSFTTrainer
