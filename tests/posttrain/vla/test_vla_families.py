@@ -9,11 +9,14 @@ import numpy as np
 import peft
 import pytest
 import torch
+from datasets import Dataset
 from gymnasium import spaces
+from trl import SFTConfig, SFTTrainer
 
 from posttrain.tuning import tiny, tiny_vlm
 from posttrain.tuning.model import token_logps
 from posttrain.vla.actions import from_data
+from posttrain.vla.cloner import AnswerSFTTrainer
 from posttrain.vla.head import is_restricted
 from posttrain.vla.observation import Observations
 from posttrain.vla.policy import adopt
@@ -276,3 +279,63 @@ def test_an_adapter_learns_and_stays_restricted(policy):
         assert any(grad is not None and grad.abs().max() > 0 for grad in grown)
     finally:
         model.unload()
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
+def test_the_places_that_answer_are_all_that_cloning_needs(policy, adapted, tmp_path):
+    """TRL's loss, metrics and gradient on whole rows, and on rows cut to their answers."""
+    batch = policy.rows(seen(), np.arange(12, dtype=np.int64).reshape(4, 3) % 8)
+    lora = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    trainer = cloning(policy, tmp_path, peft_config=lora if adapted else None)
+    try:
+        ours, grown = found(trainer, AnswerSFTTrainer, batch)
+        theirs, wanted = found(trainer, SFTTrainer, batch)
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+        assert ours["entropy"] == pytest.approx(theirs["entropy"], abs=1e-5)
+        assert ours["mean_token_accuracy"] == theirs["mean_token_accuracy"]
+        assert max(tensor.abs().max() for tensor in wanted.values()) > 1e-3
+        assert set(grown) == set(wanted)
+        for name, tensor in wanted.items():
+            assert torch.allclose(grown[name], tensor, atol=1e-5), name
+    finally:
+        if adapted:
+            trainer.model.unload()
+
+
+def test_a_smoothed_loss_reads_whole_rows(policy, tmp_path):
+    batch = policy.rows(seen(), np.zeros((4, policy.tokens), dtype=np.int64))
+    with pytest.warns(FutureWarning, match="label_smoothing_factor"):
+        trainer = cloning(policy, tmp_path, label_smoothing_factor=0.1)
+    # A smoothed loss is a mean over all tokens, and those that are barred cost 1e4: compared as
+    # they are, not as what one should train on.
+    ours, theirs = (found(trainer, kind, batch)[0] for kind in (AnswerSFTTrainer, SFTTrainer))
+    assert ours == pytest.approx(theirs)
+
+
+def cloning(policy, folder, *, peft_config=None, **options):
+    return AnswerSFTTrainer(
+        model=policy.model,
+        args=SFTConfig(
+            output_dir=str(folder), report_to="none", use_cpu=True, bf16=False, max_length=None,
+            activation_checkpointing=False, gradient_checkpointing=False,
+            remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True}, **options,
+        ),
+        train_dataset=Dataset.from_dict({"frame": [0]}),
+        data_collator=lambda rows: rows,
+        processing_class=policy.processor,
+        peft_config=peft_config,
+    )  # fmt: skip
+
+
+def found(trainer, kind, batch):
+    """A loss with TRL's metrics, and the gradient."""
+    trainer.model.train()
+    trainer.model.zero_grad()
+    trainer._metrics["train"].clear()
+    loss = kind.compute_loss(trainer, trainer.model, dict(batch))
+    loss.backward()
+    said = {name: values[-1] for name, values in trainer._metrics["train"].items()}
+    grads = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+    trainer.model.zero_grad()
+    trainer.model.eval()
+    return {"loss": float(loss), **{k: v for k, v in said.items() if k != "num_tokens"}}, grads
