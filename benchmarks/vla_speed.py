@@ -25,7 +25,9 @@ from side_by_side import clock, machine, publish, ratio, rounds, spread, table
 from vla_arms import EXTRAS, LOGGED, Stage, furthest
 
 from posttrain.tuning import training
+from posttrain.vla.environments.fleet import Fleet
 from posttrain.vla.environments.make import make_env, make_fleet
+from posttrain.vla.environments.near import Near
 from posttrain.vla.observation import Decisions, Observations
 from posttrain.vla.policy import Policy
 from posttrain.vla.rollout import play
@@ -59,7 +61,11 @@ def main() -> None:
     measured = f"{machine()}; {asked.rounds} rounds"
     with tempfile.TemporaryDirectory() as scratch:
         if "rollouts" in asked.parts:
-            lines = [rollouts(Stage(Path(scratch) / f"r{w}", w, 64), asked) for w in asked.widths]
+            lines = [
+                rollouts(Stage(Path(scratch) / f"{how}{w}", w, 64), how, asked)
+                for how in STEPPED
+                for w in asked.widths
+            ]
             text = f"{measured}; {SEEDS} episodes, 64 environments.\n\n{table(ROLLOUTS, lines)}"
             publish("rollouts", text, write=asked.write, page=PAGE)
         if "training" in asked.parts:
@@ -75,9 +81,14 @@ def main() -> None:
             publish("training", text, write=asked.write, page=PAGE)
 
 
+STEPPED: dict[str, Callable[[Any], Fleet]] = {
+    "as arrays": make_fleet,
+    "one by one": lambda settings: Fleet(settings, Near(settings, make_env)),
+}
+"""The built-in world as it is, and as a simulator of one's own is: a Python call for each step."""
 ROLLOUTS = (
-    "width", "decisions/s", "ours, ms", "bare environment, ms", "bare forward, ms", "inputs, ms",
-    "ours is, %", "without making inputs, %",
+    "stepped", "width", "decisions/s", "ours, ms", "bare environment, ms", "bare forward, ms",
+    "inputs, ms", "ours is, %", "without making inputs, %",
 )  # fmt: skip
 TRAINING = ("loss", "rows a step", "trainer, rows/s", "trainer / by hand", "furthest weights")
 
@@ -98,9 +109,10 @@ class Heard:
         return self.policy.decide(seen, draws, temperature=temperature)
 
 
-def rollouts(stage: Stage, asked: argparse.Namespace) -> tuple[str, ...]:
-    """A line of the table of rollouts."""
-    policy, fleet, env = stage.policy(), make_fleet(stage.environment), make_env(stage.environment)
+def rollouts(stage: Stage, how: str, asked: argparse.Namespace) -> tuple[str, ...]:
+    """A line of the table of rollouts, of environments that are stepped in some way."""
+    policy, env = stage.policy(), make_env(stage.environment)
+    fleet = STEPPED[how](stage.environment)
     policy.model.eval()
     heard, seeds = Heard(policy), list(range(SEEDS))
     roll: Callable[..., Any] = partial(
@@ -134,6 +146,7 @@ def rollouts(stage: Stage, asked: argparse.Namespace) -> tuple[str, ...]:
     count = sum(len(seen) for seen in heard.seen)
     parts = list(zip(found["ours"], found["env"], found["forward"], found["inputs"], strict=True))
     return (
+        how,
         str(stage.hidden),
         f"{count / spread(found['ours']).median:,.0f}",
         *(f"{1000 * spread(found[name]).median:.0f}" for name in arms),

@@ -1,9 +1,9 @@
 """Demonstrations that an expert makes: whose starts, how disturbed, how kept."""
 
+import gymnasium
 import numpy as np
 import pytest
 
-pytest.importorskip("gymnasium")
 from posttrain.vla.demonstrations import DemonstrationsError
 from posttrain.vla.environments.make import make_env
 from posttrain.vla.environments.protocol import WorldError
@@ -105,9 +105,19 @@ def test_a_wrong_option_is_refused_by_name(options, word):
         made(**options)
 
 
-def test_an_environment_without_an_expert_is_refused(monkeypatch):
-    from posttrain.vla.environments.color_grid import ColorGrid
+def helpless(options):
+    """The built-in world with nobody to show what to do."""
 
-    monkeypatch.delattr(ColorGrid, "expert_action")
+    class Helpless(gymnasium.Wrapper):
+        max_steps = 6
+
+        @property
+        def unwrapped(self):
+            return self
+
+    return Helpless(make_env(EnvironmentSettings(options=options)))
+
+
+def test_an_environment_without_an_expert_is_refused():
     with pytest.raises(WorldError, match=r"has no expert_action\(\)"):
-        made()
+        made(EnvironmentSettings(id=f"{__name__}:helpless"))
