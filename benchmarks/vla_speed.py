@@ -11,6 +11,8 @@ trainers' weights.
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -38,19 +40,22 @@ SAME = 1e-2
 """Weights may differ by so much after all rounds: AdamW divides the last bits of small gradients
 by themselves."""
 CLONED = (32, 128)
+WIDTH = 96
+"""Of the recipes' policy."""
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--widths", type=int, nargs="+", default=[64, 96])
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 96, 128])
     parser.add_argument("--episodes", type=int, nargs="+", default=[64, 256], help="of an RL step")
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=14)
     parser.add_argument("--parts", nargs="+", default=["rollouts", "training"])
     parser.add_argument("--gpu", action="store_true", help="the large model; wants an accelerator")
     parser.add_argument("--small", action="store_true", help="with --gpu: a tiny one, on the CPU")
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
+    keep_memory()
     training.silence()
     if asked.gpu:
         from vla_gpu import measure
@@ -69,7 +74,7 @@ def main() -> None:
             text = f"{measured}; {SEEDS} episodes, 64 environments.\n\n{table(ROLLOUTS, lines)}"
             publish("rollouts", text, write=asked.write, page=PAGE)
         if "training" in asked.parts:
-            width = asked.widths[-1]
+            width = WIDTH
             rows = [
                 updates(Stage(Path(scratch) / f"t{episodes}", width, episodes), name, asked)
                 for episodes in asked.episodes
@@ -86,6 +91,25 @@ STEPPED: dict[str, Callable[[Any], Fleet]] = {
     "one by one": lambda settings: Fleet(settings, Near(settings, make_env)),
 }
 """The built-in world as it is, and as a simulator of one's own is: a Python call for each step."""
+KEPT = {
+    "MALLOC_TRIM_THRESHOLD_": "1000000000",
+    "MALLOC_MMAP_THRESHOLD_": "1000000000",
+    "MALLOC_TOP_PAD_": "100000000",
+}
+"""For glibc: memory is kept once it was asked for."""
+
+
+def keep_memory() -> None:
+    """Start anew with memory that is kept.
+
+    Else the allocator decides from round to round whether tensors of a pass are given back to the
+    system and cleared again: a tenth of a pass, in any of the arms.
+    """
+    if not KEPT.items() <= os.environ.items():
+        again = [sys.executable, *sys.argv]
+        os.execve(sys.executable, again, {**os.environ, **KEPT})  # noqa: S606 - itself, anew
+
+
 ROLLOUTS = (
     "stepped", "width", "decisions/s", "ours, ms", "bare environment, ms", "bare forward, ms",
     "inputs, ms", "ours is, %", "without making inputs, %",

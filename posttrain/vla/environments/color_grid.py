@@ -9,6 +9,7 @@ A cell is `cell` pixels wide: with 8, one cell is one patch of a small vision mo
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from functools import lru_cache
 from string import ascii_lowercase
 from typing import Any, Literal
@@ -92,7 +93,7 @@ class ColorGrid(gymnasium.Env[dict[str, Any], Any]):
         self.agent: Cell = (0, 0)
         self.standing: dict[Cell, str] = {}
         self.target, self.steps = "", 0
-        self.distances: dict[Cell, int] = {}
+        self.distances: Mapping[Cell, int] = {}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -153,19 +154,7 @@ class ColorGrid(gymnasium.Env[dict[str, Any], Any]):
         self.agent = cells[0]
         self.standing = dict(zip(cells[1:], (self.names[i] for i in order), strict=True))
         self.target = self.standing[cells[1]]
-        self.distances = self._distances(cells[1])
-
-    def _distances(self, target: Cell) -> dict[Cell, int]:
-        found, queue = {target: 0}, deque([target])
-        while queue:
-            row, column = queue.popleft()
-            for down, right in MOVES:
-                cell = (row + down, column + right)
-                inside = 0 <= cell[0] < self.size and 0 <= cell[1] < self.size
-                if inside and cell not in found and cell not in self.standing:
-                    found[cell] = found[row, column] + 1
-                    queue.append(cell)
-        return found
+        self.distances = _distances(self.size, cells[1], frozenset(cells[1:]))
 
     def _beyond(self, move: Cell) -> Cell:
         row, column = self.agent[0] + move[0], self.agent[1] + move[1]
@@ -219,6 +208,21 @@ def _check(
     ):
         if not fits:
             raise WorldError(f"environment.options.{option}: wanted is {wanted}, got {value!r}")
+
+
+@lru_cache(maxsize=4096)
+def _distances(size: int, target: Cell, blocks: frozenset[Cell]) -> Mapping[Cell, int]:
+    """Steps to the target from where it can be reached, around all other blocks."""
+    found, queue = {target: 0}, deque([target])
+    while queue:
+        row, column = queue.popleft()
+        for down, right in MOVES:
+            cell = (row + down, column + right)
+            inside = 0 <= cell[0] < size and 0 <= cell[1] < size
+            if inside and cell not in found and cell not in blocks:
+                found[cell] = found[row, column] + 1
+                queue.append(cell)
+    return found
 
 
 @lru_cache(maxsize=16)
