@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from posttrain.vla.settings import ReturnSettings
 
 NOTHING = Observations(images={}, instructions=[])
+NO_TOKENS: Tokens = np.zeros((0, 0), np.int64)
+NO_ACTIONS: Actions = np.zeros(0)
+NO_GAINS = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -34,13 +37,13 @@ class Played:
     truncated: bool
     seen: Observations = NOTHING
     """What was decided on, one row a decision; empty unless decisions are kept."""
-    tokens: Tokens = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    tokens: Tokens = field(default_factory=lambda: NO_TOKENS)
     """What was decided, `[decisions, tokens]`; empty unless decisions are kept."""
     frames: Mapping[str, Images] = field(default_factory=dict)
     """Every frame by camera, `[steps + 1, height, width, 3]`; empty unless frames are kept."""
-    actions: Actions = field(default_factory=lambda: np.zeros(0))
+    actions: Actions = field(default_factory=lambda: NO_ACTIONS)
     """Every action, `[steps]` or `[steps, size]`; empty unless frames are kept."""
-    gains: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    gains: npt.NDArray[np.float32] = field(default_factory=lambda: NO_GAINS)
     """Every reward, `[steps]`; empty unless frames are kept."""
 
 

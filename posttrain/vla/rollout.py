@@ -7,11 +7,12 @@ others are played beside it, but for the last bits of a model's arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from posttrain.vla.observation import Actor, Decisions, Observations, Tokens, gather
 from posttrain.vla.played import Played, records
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Choose", "Keep", "Played", "play", "records", "run"]
 
 Keep = Literal["none", "decisions", "frames"]
+AHEAD = 8
+"""Decisions whose random numbers are drawn at once."""
 Choose = Callable[[Sequence[int], Sequence[int], Observations], Decisions]
 """Decides for some slots, which play the episodes at some places and see this."""
 
@@ -43,7 +46,8 @@ def play(
         actor: the policy.
         fleet: its environments.
         seeds: where episodes begin; the same seed may come several times.
-        draws: the stream of random numbers of the episode at a place among `seeds`.
+        draws: a new stream of random numbers for the episode at a place among `seeds`, which is
+            read ahead.
         temperature: of the sampling; 0 is greedy.
         execute: actions of a chunk that are carried out before the policy looks again; 0: all.
         keep: what an episode holds besides its outcome.
@@ -52,18 +56,24 @@ def play(
     Returns:
         The episodes, in the order of `seeds`.
     """
-    streams: dict[int, np.random.Generator] = {}
+    streams: dict[int, Iterator[npt.NDArray[np.float64]]] = {}
 
     def choose(_: Sequence[int], places: Sequence[int], seen: Observations) -> Decisions:
         if not temperature:
             return actor.decide(seen, np.zeros((len(seen), actor.tokens)), temperature=0.0)
         for place in places:
             if place not in streams:
-                streams[place] = draws(place)
-        drawn = np.array([streams[place].random(actor.tokens) for place in places])
+                streams[place] = _drawn(draws(place), actor.tokens)
+        drawn = np.array([next(streams[place]) for place in places])
         return actor.decide(seen, drawn, temperature=temperature)
 
     return run(choose, fleet, seeds, execute=execute, keep=keep, tick=tick)
+
+
+def _drawn(stream: np.random.Generator, tokens: int) -> Iterator[npt.NDArray[np.float64]]:
+    """Uniform numbers, `[tokens]` for each decision, some decisions at a time."""
+    while True:
+        yield from stream.random((AHEAD, tokens))
 
 
 def run(

@@ -47,17 +47,21 @@ class Drawn:
         self.temperature = temperature
         self.tokens: list[Tokens] = []
 
-    def say(self, logits: torch.Tensor) -> torch.Tensor:
-        """Draw the next tokens; returns the model's ids of them, `[n, 1]`."""
+    def draw(self, logits: torch.Tensor) -> None:
+        """Draw the next tokens."""
         mine = logits[:, self.ids].float().cpu().numpy()
         draws = self.draws[:, len(self.tokens)] if self.temperature else np.zeros(len(mine))
-        tokens = chosen(mine, draws, self.temperature)
-        self.tokens.append(tokens)
-        return self.ids[torch.from_numpy(tokens).to(self.ids.device)][:, None]
+        self.tokens.append(chosen(mine, draws, self.temperature))
+
+    @property
+    def said(self) -> torch.Tensor:
+        """The model's ids of the tokens drawn last, `[n, 1]`."""
+        return self.ids[torch.from_numpy(self.tokens[-1]).to(self.ids.device)][:, None]
 
     def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """As `generate` asks: scores that leave it the drawn tokens alone."""
-        return torch.full_like(scores, BARRED).scatter(1, self.say(scores), 0)
+        self.draw(scores)
+        return torch.full_like(scores, BARRED).scatter(1, self.said, 0)
 
 
 def speak(model: Any, inputs: dict[str, torch.Tensor], drawn: Drawn, tokens: int) -> Tokens:
@@ -75,18 +79,18 @@ def speak(model: Any, inputs: dict[str, torch.Tensor], drawn: Drawn, tokens: int
     if tokens > 1 and _counts_in_three(model):
         return _generated(model, inputs, drawn, tokens)
     out = model(**inputs, logits_to_keep=1, use_cache=tokens > 1)
-    said = drawn.say(out.logits[:, -1])
+    drawn.draw(out.logits[:, -1])
     mask = inputs["attention_mask"]
     for _ in range(tokens - 1):
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
         out = model(
-            input_ids=said,
+            input_ids=drawn.said,
             attention_mask=mask,
             past_key_values=out.past_key_values,
             logits_to_keep=1,
             use_cache=True,
         )
-        said = drawn.say(out.logits[:, -1])
+        drawn.draw(out.logits[:, -1])
     return np.stack(drawn.tokens, axis=1)
 
 

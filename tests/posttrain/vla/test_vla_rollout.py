@@ -160,3 +160,17 @@ def test_chance_gets_as_far_as_is_documented(actions, low, high):
     assert low < np.mean([one.success for one in found]) < high
     with pytest.raises(ValueError, match="random actions are not greedy"):
         play(chance, fleet, [0], draws=streams, temperature=0)
+
+
+def test_an_episode_draws_its_stream_from_the_beginning():
+    fleet = make_fleet(EnvironmentSettings(envs=1, options={"max_steps": 30, "size": 6}))
+    for place in range(40):
+        actor = Eager(2)
+        play(actor, fleet, [place], draws=streams, temperature=1.0, execute=1)
+        drawn = np.concatenate(actor.drawn)
+        np.testing.assert_array_equal(drawn, streams(0).random(drawn.shape))
+        if len(drawn) > 10:
+            break
+    else:
+        pytest.fail("no episode is long")
+    fleet.close()
