@@ -63,11 +63,13 @@ class Stage:
     """Steps' episodes that are played once, and given to the trainers in turn."""
     demonstrated: int = 200
     replayed: int = 64
+    world: EnvironmentSettings | None = None
+    """Another than the built-in one."""
 
     @cached_property
     def environment(self) -> EnvironmentSettings:
         """The recipe's."""
-        return EnvironmentSettings(envs=min(64, self.episodes))
+        return self.world or EnvironmentSettings(envs=min(64, self.episodes))
 
     @cached_property
     def data(self) -> Demonstrations:

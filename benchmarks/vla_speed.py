@@ -33,6 +33,7 @@ from posttrain.vla.environments.near import Near
 from posttrain.vla.observation import Decisions, Observations
 from posttrain.vla.policy import Policy
 from posttrain.vla.rollout import play
+from posttrain.vla.settings import EnvironmentSettings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "vla_speed.md"
 SEEDS = 512
@@ -67,11 +68,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         if "rollouts" in asked.parts:
             lines = [
-                rollouts(Stage(Path(scratch) / f"{how}{w}", w, 64), how, asked)
-                for how in STEPPED
-                for w in asked.widths
+                rollouts(Stage(Path(scratch) / f"{name}{w}", w, 64, world=where), name, asked)
+                for name, where in WORLDS.items()
+                for w in ([WIDTH] if where.id in SLOW else asked.widths)
             ]
-            text = f"{measured}; {SEEDS} episodes, 64 environments.\n\n{table(ROLLOUTS, lines)}"
+            text = f"{measured}.\n\n{table(ROLLOUTS, lines)}"
             publish("rollouts", text, write=asked.write, page=PAGE)
         if "training" in asked.parts:
             width = WIDTH
@@ -86,11 +87,28 @@ def main() -> None:
             publish("training", text, write=asked.write, page=PAGE)
 
 
-STEPPED: dict[str, Callable[[Any], Fleet]] = {
-    "as arrays": make_fleet,
-    "one by one": lambda settings: Fleet(settings, Near(settings, make_env)),
+BUILT_IN = EnvironmentSettings(envs=64)
+ONE_BY_ONE = "built in, one by one"
+"""The built-in world stepped as a simulator of one's own is: a Python call for each step."""
+WORLDS = {
+    "built in": BUILT_IN,
+    ONE_BY_ONE: BUILT_IN,
+    "BabyAI": EnvironmentSettings(
+        id="BabyAI-GoToLocalS5N2-v0",
+        options={"tile": 8, "actions": ["left", "right", "forward"], "num_dists": 1},
+        max_steps=6,
+        envs=64,
+    ),
+    "FetchReach": EnvironmentSettings(
+        id="posttrain/FetchReach-v0",
+        options={"side": 48, "axes": 2, "balls": 2, "colours": 2},
+        max_steps=6,
+        envs=32,
+    ),
 }
-"""The built-in world as it is, and as a simulator of one's own is: a Python call for each step."""
+"""As in the recipes `vla/grid`, `vla/babyai` and `vla/fetch_reach`."""
+SLOW = {WORLDS[name].id: 64 for name in ("BabyAI", "FetchReach")}
+"""Episodes of those whose simulator takes long."""
 KEPT = {
     "MALLOC_TRIM_THRESHOLD_": "1000000000",
     "MALLOC_MMAP_THRESHOLD_": "1000000000",
@@ -111,8 +129,8 @@ def keep_memory() -> None:
 
 
 ROLLOUTS = (
-    "stepped", "width", "decisions/s", "ours, ms", "bare environment, ms", "bare forward, ms",
-    "inputs, ms", "ours is, %", "without making inputs, %",
+    "world", "width", "episodes", "decisions/s", "ours, ms", "bare environment, ms",
+    "bare forward, ms", "inputs, ms", "ours is, %", "without making inputs, %",
 )  # fmt: skip
 TRAINING = ("loss", "rows a step", "trainer, rows/s", "trainer / by hand", "furthest weights")
 
@@ -133,12 +151,13 @@ class Heard:
         return self.policy.decide(seen, draws, temperature=temperature)
 
 
-def rollouts(stage: Stage, how: str, asked: argparse.Namespace) -> tuple[str, ...]:
-    """A line of the table of rollouts, of environments that are stepped in some way."""
-    policy, env = stage.policy(), make_env(stage.environment)
-    fleet = STEPPED[how](stage.environment)
+def rollouts(stage: Stage, name: str, asked: argparse.Namespace) -> tuple[str, ...]:
+    """A line of the table of rollouts, of one of the worlds."""
+    world, policy = stage.environment, stage.policy()
+    env = make_env(world)
+    fleet = Fleet(world, Near(world, make_env)) if name == ONE_BY_ONE else make_fleet(world)
     policy.model.eval()
-    heard, seeds = Heard(policy), list(range(SEEDS))
+    heard, seeds = Heard(policy), list(range(SLOW.get(world.id, SEEDS)))
     roll: Callable[..., Any] = partial(
         play, fleet=fleet, seeds=seeds, temperature=1.0,
         draws=lambda place: np.random.default_rng((1, place)),
@@ -170,8 +189,9 @@ def rollouts(stage: Stage, how: str, asked: argparse.Namespace) -> tuple[str, ..
     count = sum(len(seen) for seen in heard.seen)
     parts = list(zip(found["ours"], found["env"], found["forward"], found["inputs"], strict=True))
     return (
-        how,
+        name,
         str(stage.hidden),
+        str(len(seeds)),
         f"{count / spread(found['ours']).median:,.0f}",
         *(f"{1000 * spread(found[name]).median:.0f}" for name in arms),
         f"{spread([100 * (1 - (e + f) / o) for o, e, f, _ in parts]):.1f}",

@@ -10,6 +10,9 @@ most.
 from __future__ import annotations
 
 import importlib.util
+import os
+import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,60 @@ WORDS = "abcdefghijklmnopqrstuvwxyz "
 Vector = npt.NDArray[np.float64]
 
 
+class Robot:
+    """A model, how it stands before an episode, and a camera: nothing that an episode changes."""
+
+    def __init__(self, side: int) -> None:
+        """Read the model and wait until the gripper is where it starts.
+
+        Args:
+            side: pixels of a frame.
+
+        Raises:
+            WorldError: gymnasium-robotics is not installed, or there is nothing to draw with.
+        """
+        self.mujoco = headless()
+        self.model = self.mujoco.MjModel.from_xml_path(str(_robot()))
+        self._hide()
+        self.start = self._settled()
+        self.camera = Camera(self.model, VIEW, side)
+
+    def _hide(self) -> None:
+        """Take the model's own target and its handle out of the picture."""
+        model = self.model
+        model.geom_rgba[model.geom_bodyid == model.body("robot0:mocap").id, 3] = 0
+        model.site_rgba[:, 3] = 0
+
+    def _settled(self) -> dict[str, Vector]:
+        """Weld the gripper to its handle, wait until it is there, and keep the state."""
+        model, data = self.model, self.mujoco.MjData(self.model)
+        model.eq_data[:, :7] = (0, 0, 0, 0, 0, 0, 1)
+        for joint, value in (("slide0", 0.4049), ("slide1", 0.48), ("slide2", 0.0)):
+            data.joint(f"robot0:{joint}").qpos[0] = value
+        self.mujoco.mj_forward(model, data)
+        data.mocap_pos[0] = _gripper(data) + np.array([-0.498, 0.005, -0.231])
+        data.mocap_quat[0] = (1, 0, 1, 0)
+        self.mujoco.mj_step(model, data, nstep=SETTLING)
+        self.mujoco.mj_forward(model, data)
+        kept = {"qpos": data.qpos, "mocap": data.mocap_pos[0], "turn": data.mocap_quat[0]}
+        return {n: np.array(value) for n, value in kept.items()} | {"gripper": _gripper(data)}
+
+
+_ROBOTS: weakref.WeakValueDictionary[tuple[int, ...], Robot] = weakref.WeakValueDictionary()
+
+
+def _shared(side: int) -> Robot:
+    """The robot of all environments of a thread: drawing in turn with a context each is slower.
+
+    Measured with eight: a frame took a quarter longer.
+    """
+    place = (os.getpid(), threading.get_ident(), side)
+    robot = _ROBOTS.get(place)
+    if robot is None:
+        robot = _ROBOTS[place] = Robot(side)
+    return robot
+
+
 class FetchReach(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
     """Reach the ball of the colour that is named."""
 
@@ -73,12 +130,10 @@ class FetchReach(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
         """
         _check(side, balls, colours, axes, max_steps)
         self.render_mode = "rgb_array"
-        self._mujoco = mujoco = headless()
-        self.model = mujoco.MjModel.from_xml_path(str(_robot()))
-        self.data = mujoco.MjData(self.model)
-        self._hide()
-        self._start = self._settled()
-        self.camera = Camera(self.model, VIEW, side)
+        robot = _shared(side)
+        self._robot: Robot | None = robot
+        self._mujoco, self.model, self._start = robot.mujoco, robot.model, robot.start
+        self.data = self._mujoco.MjData(self.model)
         self.count, self.axes, self.max_steps, self.with_state = balls, axes, max_steps, state
         self.names = tuple(COLOURS)[:colours]
         spaces: dict[str, gymnasium.Space[Any]] = {
@@ -95,7 +150,7 @@ class FetchReach(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
     @property
     def gripper(self) -> Vector:
         """Where it is, in metres."""
-        return np.array(self.data.site("robot0:grip").xpos)
+        return _gripper(self.data)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -135,13 +190,19 @@ class FetchReach(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
         return np.zeros(self.axes, np.float32)
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """The frame that a policy sees."""
+        """The frame that a policy sees.
+
+        Raises:
+            WorldError: the environment is closed.
+        """
+        if self._robot is None:
+            raise WorldError("environment.id: a Fetch robot that is closed draws nothing")
         drawn: list[Ball] = [(at, RADIUS, COLOURS[name]) for name, at in self.balls.items()]
-        return self.camera.frame(self.data, drawn)
+        return self._robot.camera.frame(self.data, drawn)
 
     def close(self) -> None:
-        """Give back what it draws with."""
-        self.camera.close()
+        """Draw no more; the last one of a thread gives back what they draw with."""
+        self._robot = None
 
     def _observation(self) -> dict[str, Any]:
         seen = {"image": self.render(), "instruction": f"reach the {self.target} ball"}
@@ -164,26 +225,6 @@ class FetchReach(gymnasium.Env[dict[str, Any], npt.NDArray[np.float32]]):
             and not any(_behind(at - begin) for at in places)
             and all(_beside(at, begin, places[0]) > 1.2 * REACH for at in places[1:])
         )
-
-    def _hide(self) -> None:
-        """Take the model's own target and its handle out of the picture."""
-        model = self.model
-        model.geom_rgba[model.geom_bodyid == model.body("robot0:mocap").id, 3] = 0
-        model.site_rgba[:, 3] = 0
-
-    def _settled(self) -> dict[str, Vector]:
-        """Weld the gripper to its handle, wait until it is there, and keep the state."""
-        model, data = self.model, self.data
-        model.eq_data[:, :7] = (0, 0, 0, 0, 0, 0, 1)
-        for joint, value in (("slide0", 0.4049), ("slide1", 0.48), ("slide2", 0.0)):
-            data.joint(f"robot0:{joint}").qpos[0] = value
-        self._mujoco.mj_forward(model, data)
-        data.mocap_pos[0] = self.gripper + np.array([-0.498, 0.005, -0.231])
-        data.mocap_quat[0] = (1, 0, 1, 0)
-        self._mujoco.mj_step(model, data, nstep=SETTLING)
-        self._mujoco.mj_forward(model, data)
-        kept = {"qpos": data.qpos, "mocap": data.mocap_pos[0], "turn": data.mocap_quat[0]}
-        return {name: np.array(value) for name, value in kept.items()} | {"gripper": self.gripper}
 
     def _restore(self) -> None:
         data, kept = self.data, self._start
@@ -221,6 +262,10 @@ def _robot() -> Path:
             "'posttrain[control]'"
         )
     return Path(found.origin).parent / "envs" / "assets" / "fetch" / "reach.xml"
+
+
+def _gripper(data: Any) -> Vector:
+    return np.array(data.site("robot0:grip").xpos)
 
 
 def _gap(a: Vector, b: Vector) -> float:

@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import os
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -101,6 +102,31 @@ def test_environments_that_come_and_go_leave_others_their_pictures(env):
     other.close()
     other.close()
     assert np.array_equal(env.render(), before)
+
+
+def test_environments_that_share_a_robot_are_as_if_alone():
+    def pictures(env, seed):
+        seen = [env.reset(seed=seed)[0]["image"]]
+        return seen + [step[0]["image"] for step in played(env, env.expert_action)]
+
+    one = make({"side": 24})
+    alone = [pictures(one, seed) for seed in (1, 2)]
+    one.close()
+    one, other = make({"side": 24}), make({"side": 24})
+    assert one.model is other.model
+    first, second = (e.reset(seed=s)[0]["image"] for e, s in ((one, 1), (other, 2)))
+    assert np.array_equal(first, alone[0][0])
+    assert np.array_equal(second, alone[1][0])
+    for i in range(1, min(map(len, alone))):
+        assert np.array_equal(one.step(one.expert_action())[0]["image"], alone[0][i])
+        assert np.array_equal(other.step(other.expert_action())[0]["image"], alone[1][i])
+    one.close()
+    assert np.array_equal(other.reset(seed=2)[0]["image"], alone[1][0])
+    with pytest.raises(WorldError, match="closed draws nothing"):
+        one.reset(seed=1)
+    robot = weakref.ref(other._robot)
+    other.close()
+    assert robot() is None
 
 
 def test_balls_are_seen_in_their_colours(env):
